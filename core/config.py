@@ -1,0 +1,40 @@
+"""Settings: one class, read from the environment (prefix `RETROGRAD_`) and from nowhere else."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting of the service, with its unit in its name or description."""
+
+    model_config = SettingsConfigDict(env_prefix="RETROGRAD_", extra="ignore", frozen=True)
+
+    database_url: str = Field("", description="SQLAlchemy URL, postgresql+psycopg://…")
+    broker_url: SecretStr = Field(SecretStr(""), description="Redis-protocol URL, redis://…")
+    data: Path | None = Field(None, description="folder of data sets, one sub-folder each (IDX files)")
+    bootstrap_api_key: SecretStr | None = Field(
+        None, description="an rg_… key that `python -m api.bootstrap` stores (hashed) at first start"
+    )
+    queue: str = Field("cpu", description="Celery queue that new jobs go to: cpu or gpu")
+    max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
+    max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
+    max_snapshot_bytes: int = Field(
+        64 << 20, gt=0, description="hyperparameters of every meta-iteration are kept up to this many bytes a "
+        "job; beyond it only initial, best and last",
+    )
+    lease_seconds: float = Field(45.0, gt=0, description="a worker silent for this long has lost its job")
+    heartbeat_seconds: float = Field(10.0, gt=0, description="between renewals of a lease")
+    max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")
+    janitor_seconds: float = Field(1.0, gt=0, description="between the janitor's rounds")
+    republish_seconds: float = Field(30.0, gt=0, description="a job queued this long is published again")
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

@@ -1,0 +1,192 @@
+"""Data sets by name: what is in them (cheap, from headers) and their arrays. NumPy only.
+
+`digits` ships with scikit-learn. Any other name is a folder of the data folder (`RETROGRAD_DATA`) that holds
+MNIST-style IDX files: `*images*idx3-ubyte[.gz]` beside `*labels*idx1-ubyte[.gz]`; several pairs are joined.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar, cast
+
+import numpy as np
+
+from core.config import get_settings
+from core.errors import InvalidDataset, InvalidSpec, UnknownDataset
+from core.spec import JobSpec
+
+_MAX_BYTES = 1 << 30
+_T = TypeVar("_T")
+_SHUFFLE_SEED = 0  # one fixed shuffle for ever: the same split gives the same examples everywhere
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a classifier must know of a data set before it sees an example."""
+
+    name: str
+    num_examples: int
+    num_features: int
+    num_classes: int
+
+
+class Examples(NamedTuple):
+    """Inputs [n, features] float64 and labels [n] int32, of the same length."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+class SplitData(NamedTuple):
+    """Disjoint parts of a data set; inputs scaled to [0, 1], less the mean of the training part."""
+
+    train: Examples
+    valid: Examples
+    test: Examples
+    sha256: str  # of the raw inputs and labels, before the split
+
+
+def available() -> list[str]:
+    """Names that `describe` and `load` know here."""
+    folder = get_settings().data
+    names = {"digits"}
+    if folder is not None and folder.is_dir():
+        names |= {path.name for path in folder.iterdir() if path.is_dir() and _idx_pairs(path)}
+    return sorted(names)
+
+
+def describe(name: str) -> DatasetInfo:
+    """Sizes of a data set, from headers alone.
+
+    Raises:
+        UnknownDataset: nothing of this name is here.
+        InvalidDataset: its files contradict each other.
+    """
+    if name == "digits":
+        return DatasetInfo("digits", 1797, 64, 10)
+    num_examples, features = 0, set()
+    for images, labels in _pairs_of(name):
+        count, *shape = _read_idx(images, lambda file: _idx_shape(file, images, 3))
+        (label_count,) = _read_idx(labels, lambda file: _idx_shape(file, labels, 1))
+        if count != label_count:
+            raise InvalidDataset(f"{images.name} holds {count} images, {labels.name} {label_count} labels")
+        num_examples += count
+        features.add(int(np.prod(shape)))
+    if len(features) != 1:
+        raise InvalidDataset(f"data set {name!r} mixes images of {sorted(features)} pixels; keep one size")
+    return DatasetInfo(name, num_examples, features.pop(), 10)
+
+
+def load(spec: JobSpec) -> SplitData:
+    """The spec's data set, shuffled by a fixed permutation, split, scaled and centred."""
+    dataset = spec.problem.dataset
+    inputs, labels = _digits() if dataset.name == "digits" else _idx_arrays(dataset.name)
+    digest = hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
+    split = dataset.split
+    check_fits(spec, DatasetInfo(dataset.name, len(inputs), inputs.shape[1], 10))
+    order = np.random.Generator(np.random.PCG64(_SHUFFLE_SEED)).permutation(len(inputs))[: split.total]
+    scaled = inputs[order] / (16.0 if dataset.name == "digits" else 255.0)
+    scaled -= scaled[: split.train].mean(axis=0)
+    ends = [split.train, split.train + split.valid]
+    parts = [
+        Examples(part, part_labels)
+        for part, part_labels in zip(
+            np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True
+        )
+    ]
+    return SplitData(*parts, sha256=digest)
+
+
+def check_fits(spec: JobSpec, info: DatasetInfo) -> None:
+    """Raise InvalidSpec when the split asks for more examples than there are."""
+    if spec.problem.dataset.split.total > info.num_examples:
+        raise InvalidSpec(
+            (
+                ("problem", "dataset", "split"),
+                f"train + valid + test is {spec.problem.dataset.split.total}, but {info.name} holds "
+                f"{info.num_examples} examples; lower them",
+            )
+        )
+
+
+def describe_for(spec: JobSpec) -> DatasetInfo:
+    """`describe` the spec's data set and check its split against it; errors name the field.
+
+    Raises:
+        InvalidSpec: unknown or damaged data set, or a split larger than the data.
+    """
+    try:
+        info = describe(spec.problem.dataset.name)
+    except (UnknownDataset, InvalidDataset) as error:
+        raise InvalidSpec((("problem", "dataset", "name"), str(error))) from error
+    check_fits(spec, info)
+    return info
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # seconds to import; only where the data is used
+
+    bunch = load_digits()
+    return bunch.data.astype(np.uint8), bunch.target.astype(np.uint8)
+
+
+def _idx_arrays(name: str) -> tuple[np.ndarray, np.ndarray]:
+    describe(name)
+    inputs, labels = [], []
+    for images, label_file in _pairs_of(name):
+        array = _read_idx(images, lambda file: _idx_array(file, images, 3))
+        inputs.append(array.reshape(len(array), -1))
+        labels.append(_read_idx(label_file, lambda file: _idx_array(file, label_file, 1)))
+    all_labels = np.concatenate(labels)
+    if all_labels.size and all_labels.max() > 9:
+        raise InvalidDataset(f"data set {name!r} has label {all_labels.max()}; labels must be 0 to 9")
+    return np.concatenate(inputs), all_labels
+
+
+def _pairs_of(name: str) -> list[tuple[Path, Path]]:
+    folder = get_settings().data
+    pairs = _idx_pairs(folder / name) if folder is not None and name in available() else []
+    if not pairs:
+        remedy = "; set RETROGRAD_DATA to the folder that holds it" if folder is None else f" (looked in {folder})"
+        raise UnknownDataset(name, available(), remedy)
+    return pairs
+
+
+def _idx_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Image files with their label files; `train` before `t10k`, as names sort in reverse."""
+    images = sorted(folder.glob("*images*idx3-ubyte*"), reverse=True)
+    pairs = [(path, path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))) for path in images]
+    return [(image, label) for image, label in pairs if label.is_file()]
+
+
+def _read_idx(path: Path, read: Callable[[BinaryIO], _T]) -> _T:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            return read(cast(BinaryIO, file))
+    except (OSError, EOFError, struct.error) as error:
+        raise InvalidDataset(f"cannot read {path.name}: {error}") from error
+
+
+def _idx_shape(file: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
+    magic = struct.unpack(">BBBB", file.read(4))
+    if magic != (0, 0, 8, ndim):
+        raise InvalidDataset(f"{path.name} is not an IDX file of unsigned bytes with {ndim} dimensions")
+    shape = struct.unpack(f">{ndim}I", file.read(4 * ndim))
+    if int(np.prod(shape, dtype=object)) > _MAX_BYTES:
+        raise InvalidDataset(f"{path.name} declares {shape}, more than {_MAX_BYTES} bytes")
+    return shape
+
+
+def _idx_array(file: BinaryIO, path: Path, ndim: int) -> np.ndarray:
+    shape = _idx_shape(file, path, ndim)
+    size = int(np.prod(shape))
+    data = file.read(size + 1)  # one more than declared: a longer file is not what it says
+    if len(data) != size:
+        raise InvalidDataset(f"{path.name} declares {size} bytes of data, but does not hold exactly that many")
+    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -1,0 +1,88 @@
+"""Domain errors. Each says what is wrong, which value, and the remedy; none knows of HTTP or Celery."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class CoreError(Exception):
+    """Base of every error that Retrograd raises on purpose. `code` is stable; programs may match on it."""
+
+    code: ClassVar[str] = "core_error"
+
+    def details(self) -> dict[str, Any]:
+        """Machine-readable facts beside the message, as JSON values."""
+        return {}
+
+
+class InvalidProblem(CoreError):  # noqa: N818 - named for what happened
+    """A problem, schedule or argument that cannot be trained as given."""
+
+    code = "invalid_problem"
+
+
+class X64Disabled(CoreError):  # noqa: N818
+    """JAX runs in 32-bit mode, where the exact integer arithmetic of `core.reversible` cannot exist."""
+
+    code = "x64_disabled"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "reversible arithmetic needs 64-bit floats; call jax.config.update('jax_enable_x64', True) before "
+            "the first array is made, or set JAX_ENABLE_X64=1"
+        )
+
+
+class FixedPointOverflow(CoreError):  # noqa: N818
+    """Training diverged: a state left the fixed-point range (or became NaN)."""
+
+    code = "diverged"
+
+    def __init__(self, *, step: int, group: str, largest: float, limit: float) -> None:
+        self.step, self.group, self.largest, self.limit = step, group, largest, limit
+        reached = "a value that is not finite" if largest != largest else f"{largest:.3g}"
+        super().__init__(
+            f"training diverged: {group} reached {reached} at step {step}, beyond the fixed-point range "
+            f"±{limit:.0f}; lower the step size or its initial value"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Step (0-based), group and magnitude at which training left the range."""
+        finite = self.largest == self.largest and abs(self.largest) != float("inf")
+        return {"step": self.step, "group": self.group, "largest": self.largest if finite else None}
+
+
+class UncertifiedGradient(CoreError):  # noqa: N818
+    """Running backwards did not return to the start, in any mode of the engine."""
+
+    code = "uncertified"
+
+
+class UnknownDataset(CoreError):  # noqa: N818
+    """No data set of this name is installed."""
+
+    code = "unknown_dataset"
+
+    def __init__(self, name: str, known: list[str], remedy: str = "") -> None:
+        self.name = name
+        super().__init__(f"no data set {name!r}; known: {', '.join(known) or 'none'}{remedy}")
+
+
+class InvalidDataset(CoreError):  # noqa: N818
+    """A data file that is damaged, inconsistent or too large."""
+
+    code = "invalid_dataset"
+
+
+class InvalidSpec(CoreError):  # noqa: N818
+    """A job specification that cannot be run. `errors` lists (path of the field, what is wrong and the remedy)."""
+
+    code = "invalid_spec"
+
+    def __init__(self, *errors: tuple[tuple[str | int, ...], str]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{'.'.join(map(str, loc))}: {msg}" for loc, msg in errors))
+
+    def details(self) -> dict[str, Any]:
+        """The list of `{"loc", "msg"}` that problem+json answers carry."""
+        return {"errors": [{"loc": list(loc), "msg": msg} for loc, msg in self.errors]}
