@@ -54,7 +54,7 @@ class MLP(_Strict):
     """Affine layers with an activation between them, ending in a log-softmax."""
 
     kind: Literal["mlp"]
-    hidden: tuple[Annotated[int, Field(gt=0, le=MAX_WIDTH)], ...] = Field(min_length=1, max_length=32)
+    hidden: tuple[Annotated[int, Field(gt=0, le=MAX_WIDTH)], ...] = Field(min_length=1, max_length=8)
     activation: Literal["tanh", "relu"] = "tanh"
 
 

@@ -1,0 +1,50 @@
+"""What was proven about a hypergradient."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import jaxlib
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return f"{device.platform}: {device.device_kind}"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Evidence that training was run backward to exactly where it began.
+
+    `exact` is true only when every recovered bit was compared and none differed, and the information buffers were
+    empty again. An engine that proves nothing says so with `exact` False and `mismatched_bits` None.
+    """
+
+    exact: bool
+    engine: str
+    mode: str  # fused, isolated, or autodiff
+    mismatched_bits: int | None  # over position, velocity and buffers, against the initial state
+    stored_bits_per_param_step: float | None
+    bound_bits_per_param_step: float | None  # mean of log2(1/γ); infinite where a γ is 0
+    device: str = field(default_factory=_device)
+    versions: dict[str, str] = field(default_factory=_versions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values; what is infinite becomes None."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def merged(certificates: list[Certificate]) -> Certificate:
+    """One certificate for an average over runs: as good as the worst of them."""
+    return max(certificates, key=lambda one: (not one.exact, one.mismatched_bits or 0, one.stored_bits_per_param_step or 0))

@@ -1,0 +1,18 @@
+"""A hypergradient with what it belongs to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+from core.hypergradient.certificate import Certificate
+
+
+class Hypergradient(NamedTuple):
+    """Result of an engine."""
+
+    value: jax.Array  # outer loss at the end of training
+    gradient: Any  # d value / d hyper, a pytree like hyper
+    params: Any  # elementary parameters at the end of training; a list of them, one a run, for several keys
+    certificate: Certificate

@@ -1,0 +1,95 @@
+"""The unrolled engine: plain reverse-mode autodiff through the same dynamics in ordinary floats.
+
+Its memory grows with the number of steps. Exact up to the rounding of the arithmetic; proves nothing about itself.
+It is the oracle for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.errors import FixedPointOverflow
+from core.hypergradient.certificate import Certificate
+from core.hypergradient.inner import begin, inner_gradient
+from core.hypergradient.problem import Hyper, Params, Problem, group_names
+from core.hypergradient.result import Hypergradient
+from core.reversible.lifting import LIMIT
+from core.reversible.optimizers import Optimizer
+from core.reversible.schedule import check, hypers_of
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """See `unrolled`."""
+
+    def __call__(
+        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
+    ) -> Hypergradient:
+        """Hypergradient of one training run."""
+        params, schedule = begin(problem, hyper, key, optimizer, num_steps)
+        check(schedule, optimizer)
+        (value, (params, largest)), gradient = _value_and_gradient(problem, hyper, key, optimizer, num_steps)
+        _check_range(np.asarray(largest), group_names(params))
+        return Hypergradient(value, gradient, params, Certificate(False, "unrolled", "autodiff", None, None, None))
+
+
+def unrolled() -> Unrolled:
+    """Engine that differentiates training as one long program, keeping every step in memory."""
+    return Unrolled()
+
+
+@partial(jax.jit, static_argnames=("optimizer", "num_steps"))
+def _value_and_gradient(problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int) -> Any:
+    def trained(hyper: Hyper) -> tuple[jax.Array, Any]:
+        params, largest = train(problem, hyper, key, optimizer, num_steps)
+        return problem.outer_loss(params, hyper, key), (params, largest)
+
+    return jax.value_and_grad(trained, has_aux=True)(hyper)
+
+
+def train(
+    problem: Problem,
+    hyper: Hyper,
+    key: jax.Array,
+    optimizer: Optimizer,
+    num_steps: int,
+    remember: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
+) -> tuple[Params, jax.Array]:
+    """Train in ordinary floats. Traceable and differentiable.
+
+    Args:
+        problem, hyper, key, optimizer, num_steps: as for `hypergradient`.
+        remember: wraps the step function, for instance in `jax.checkpoint`.
+
+    Returns:
+        Final parameters, and each group's largest |w| after each step, [T, groups].
+    """
+    params, schedule = begin(problem, hyper, key, optimizer, num_steps)
+    gradient = inner_gradient(problem, hyper, key)
+    treedef = jax.tree.structure(params)
+
+    def take(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
+        hypers = hypers_of(schedule.row(step), schedule.weights, treedef)
+        hypers = jax.tree.map(lambda value: value.astype(jax.tree.leaves(params)[0].dtype), hypers)
+        state = optimizer.update(state, gradient(state.position, step), hypers)
+        largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(state.position)])
+        return state, jax.lax.stop_gradient(largest)
+
+    state = optimizer.init(params)._replace(buffers={})
+    state, largest = jax.lax.scan(remember(take), state, jnp.arange(num_steps))
+    return state.position, largest
+
+
+def _check_range(largest: np.ndarray, names: list[str]) -> None:
+    """Hold ordinary floats to the range of fixed point, so that engines agree on what diverges."""
+    outside = ~(largest < LIMIT)
+    if outside.any():
+        step, group = (int(index) for index in np.argwhere(outside)[0])
+        raise FixedPointOverflow(step=step, group=names[group], largest=float(largest[step, group]), limit=LIMIT)
