@@ -26,8 +26,7 @@ from core.hypergradient.inner import accumulators, begin, inner_gradient, outer,
 from core.hypergradient.problem import Hyper, Params, Problem, group_names
 from core.hypergradient.result import Hypergradient
 from core.reversible.information_buffer import Plan
-from core.reversible.lifting import to_fixed
-from core.reversible.optimizers import Optimizer, State
+from core.reversible.optimizers import Optimizer, State, at_rest
 from core.reversible.schedule import Schedule, check, hypers_of
 from core.reversible.trajectory import as_real, backward, forward, mismatched_bits, plan_for
 
@@ -163,7 +162,7 @@ class _Run:
         check(self.schedule, optimizer)
         self.shapes = jax.eval_shape(lambda: params)
         self.dtypes = jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), params)
-        self.initial = jax.jit(_at_rest, static_argnums=0)(optimizer, params)
+        self.initial = at_rest(optimizer, params)
         self.plan = plan_for(optimizer, self.schedule, self.shapes, num_steps)
         avals = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((params, hyper, problem)))
         self.program = (optimizer, jax.tree.structure((params, hyper, problem)), avals, jax.default_backend())
@@ -233,7 +232,3 @@ class _Run:
         state = self.optimizer.init(zeros)._replace(buffers={})
         schedule = jax.tree.map(jnp.zeros_like, self.schedule)
         return Adjoint(state, schedule, accumulators(self.problem, zeros, self.hyper, self.key))
-
-
-def _at_rest(optimizer: Optimizer, params: Params) -> State:
-    return optimizer.init(jax.tree.map(to_fixed, params))

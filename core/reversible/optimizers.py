@@ -8,6 +8,7 @@ field (by name) its information buffers. In real states `buffers` is empty.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -42,6 +43,12 @@ class Optimizer(NamedTuple):
 
     def __hash__(self) -> int:
         return hash(self[1:])
+
+
+@partial(jax.jit, static_argnames="optimizer")
+def at_rest(optimizer: Optimizer, params: Params) -> State:
+    """The fixed-point state that training starts from."""
+    return optimizer.init(jax.tree.map(to_fixed, params))
 
 
 class MomentumState(NamedTuple):

@@ -43,8 +43,8 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
     """Bring a user's schedule to the normal form. Differentiable in the schedule's values.
 
     Args:
-        schedule: for each hyperparameter of the optimizer a scalar, [T], [T, groups], or a pytree like `params`.
-            A bare array is read as one over time first.
+        schedule: for each hyperparameter of the optimizer a scalar, [T], [T, groups], [1, groups] (constant in
+            time), or a pytree like `params`. A bare array is read as one over time first.
         optimizer: tells which names there must be.
         params: pytree of arrays or shapes.
         num_steps: T.
@@ -63,7 +63,7 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
         leaves = jax.tree.leaves(value)
         if len(leaves) == 1 and jax.tree.structure(value).num_nodes == 1:
             array = jnp.asarray(leaves[0], jnp.float64)
-            if array.shape in {(), (num_steps,), (num_steps, groups)}:
+            if array.shape in {(), (num_steps,), (num_steps, groups), (1, groups)}:
                 columns = array.reshape(-1, 1) if array.ndim < 2 else array
                 rows[name] = jnp.broadcast_to(columns, (columns.shape[0], groups))
                 continue

@@ -1,0 +1,97 @@
+"""The outer loop: hypergradient → meta-optimizer (optax) → record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from core.hypergradient import Engine, Hypergradient, Problem, hypergradient, sgd
+from core.reversible.optimizers import Optimizer
+
+
+class MetaState(NamedTuple):
+    """All that the outer loop carries from one meta-iteration to the next."""
+
+    iteration: int
+    hyper: Any
+    optimizer_state: Any
+    best_iteration: int | None
+    best_value: float | None
+    first_norm: float | None
+
+
+class MetaIteration(NamedTuple):
+    """One meta-iteration. `result` belongs to `hyper`, before the update; `state` is after it."""
+
+    iteration: int
+    hyper: Any
+    result: Hypergradient
+    hypergradient_norm: float
+    seconds: float
+    is_best: bool
+    state: MetaState
+
+
+def initial_state(hyper: Any, meta_optimizer: optax.GradientTransformation) -> MetaState:
+    """State before the first meta-iteration."""
+    hyper = jax.tree.map(jnp.asarray, hyper)
+    return MetaState(0, hyper, meta_optimizer.init(hyper), None, None, None)
+
+
+def meta_optimize(
+    problem: Problem,
+    hyper: Any,
+    *,
+    num_steps: int,
+    num_iterations: int,
+    keys: jax.Array | Callable[[int], jax.Array],
+    optimizer: Optimizer | None = None,
+    meta_optimizer: optax.GradientTransformation | None = None,
+    engine: Engine | None = None,
+    norm_may_grow: float | None = None,
+    resume_from: MetaState | None = None,
+) -> Iterator[MetaIteration]:
+    """Descend on the outer loss, yielding every meta-iteration. Deterministic in its arguments.
+
+    Args:
+        problem, hyper, num_steps, optimizer, engine: as for `hypergradient`; `optimizer` is `sgd()` unless told.
+        num_iterations: how many meta-iterations in all, those before `resume_from` included.
+        keys: key or keys of every meta-iteration, or a function from its number: fresh seeds.
+        meta_optimizer: any optax transformation; Adam with step 0.04 unless told otherwise.
+        norm_may_grow: stop once the hypergradient's norm exceeds this many times that of meta-iteration 0, which
+            is how chaos announces itself.
+        resume_from: `state` of an earlier meta-iteration; takes the place of `hyper`.
+    """
+    optimizer = optimizer or sgd()
+    meta_optimizer = meta_optimizer or optax.adam(0.04)
+    state = resume_from or initial_state(hyper, meta_optimizer)
+    while state.iteration < num_iterations:
+        began = time.perf_counter()
+        key = keys(state.iteration) if callable(keys) else keys
+        result = hypergradient(problem, state.hyper, optimizer=optimizer, num_steps=num_steps, key=key, engine=engine)
+        norm = float(optax.tree.norm(result.gradient))
+        value = float(result.value)
+        updates, optimizer_state = meta_optimizer.update(result.gradient, state.optimizer_state, state.hyper)
+        is_best = state.best_value is None or value < state.best_value
+        after = MetaState(
+            iteration=state.iteration + 1,
+            hyper=optax.apply_updates(state.hyper, updates),
+            optimizer_state=optimizer_state,
+            best_iteration=state.iteration if is_best else state.best_iteration,
+            best_value=value if is_best else state.best_value,
+            first_norm=norm if state.first_norm is None else state.first_norm,
+        )
+        grown = norm_may_grow is not None and norm > norm_may_grow * (after.first_norm or norm)
+        if grown:  # the update is not to be trusted: end with what was before it
+            after = after._replace(hyper=state.hyper)
+        seconds = time.perf_counter() - began
+        yield MetaIteration(state.iteration, state.hyper, result, norm, seconds, is_best, after)
+        if grown:
+            return
+        state = after
+
