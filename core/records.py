@@ -1,4 +1,4 @@
-"""What passes between the numerics and the store: one record per meta-iteration. NumPy only."""
+"""What a meta-optimization yields and goes on from. NumPy only: the store keeps these, the numerics make them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Values = dict[str, np.ndarray]
-"""Learned hyperparameters by name: unconstrained, float64, shaped as `core.hyperparameters.Layout` says."""
-
 
 class Losses(NamedTuple):
-    """Mean losses at the end of training; each part's over all of its examples."""
+    """Mean losses of trained models."""
 
-    outer: float
+    outer: float  # what the outer problem descends on
     train: float
     valid: float
     test: float
@@ -22,25 +19,25 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a meta-optimization needs to go on."""
+    """Everything the next meta-iteration depends on, so that a resumed job gives the same bits."""
 
-    iteration: int  # next to run, and so the number done
-    values: Values
-    optimizer_state: list[np.ndarray]  # leaves of the meta-optimizer's state, any dtype
+    iteration: int  # next to run, which is the number done
+    values: dict[str, np.ndarray]  # unconstrained learned hyperparameters after the last update
+    optimizer_state: list[np.ndarray]  # leaves of the outer optimizer's state, of any dtype
     best_iteration: int | None
     best_outer_loss: float | None
-    first_norm: float | None  # hypergradient norm of meta-iteration 0
+    first_norm: float | None  # hypergradient norm of the first meta-iteration
 
 
 @dataclass(frozen=True)
 class MetaRecord:
-    """One meta-iteration. Losses and hypergradient belong to `values`, before this iteration's update."""
+    """One meta-iteration. Losses, norm and certificate are those at `values`."""
 
-    iteration: int  # from 0
-    values: Values
+    iteration: int  # 0-based
+    values: dict[str, np.ndarray]  # unconstrained learned hyperparameters before this iteration's update
     losses: Losses
     hypergradient_norm: float
     seconds: float
-    certificate: dict[str, Any]  # JSON, see `core.hypergradient.certificate`
+    certificate: dict[str, Any]  # JSON values
     is_best: bool  # lowest outer loss so far
-    checkpoint: Checkpoint  # after this iteration's update
+    checkpoint: Checkpoint  # goes on after this iteration

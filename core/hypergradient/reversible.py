@@ -22,13 +22,14 @@ from jax.tree_util import Partial
 
 from core.errors import UncertifiedGradient
 from core.hypergradient.certificate import Certificate
-from core.hypergradient.inner import accumulators, begin, inner_gradient, outer, pull_back, replace_leaves
-from core.hypergradient.problem import Hyper, Params, Problem, group_names
+from core.hypergradient.inner import accumulators, inner_gradient, outer, pull_back, replace_leaves
+from core.hypergradient.problem import Hyper, Params, Problem
 from core.hypergradient.result import Hypergradient
+from core.hypergradient.training import Run
 from core.reversible.information_buffer import Plan
-from core.reversible.optimizers import Optimizer, State, at_rest
-from core.reversible.schedule import Schedule, check, hypers_of
-from core.reversible.trajectory import as_real, backward, forward, mismatched_bits, plan_for
+from core.reversible.optimizers import Optimizer, State
+from core.reversible.schedule import Schedule, hypers_of
+from core.reversible.trajectory import as_real, backward, mismatched_bits
 
 _PROBE_STEPS = 4
 
@@ -113,7 +114,7 @@ class Reversible:
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
     ) -> Hypergradient:
         """Hypergradient of one training run."""
-        run = _Run(problem, hyper, optimizer, num_steps, key, self.interrupt)
+        run = _Reverse(problem, hyper, optimizer, num_steps, key, self.interrupt)
         known = _modes.get(run.program)
         modes = [known] if known else ["fused" if run.probe("fused") else "isolated"]
         result = run.attempt(modes[0])
@@ -144,35 +145,20 @@ def reversible(
     return Reversible(interrupt, fallback)
 
 
-class _Run:
-    """One training run, to be tried in one mode or another."""
+class _Reverse(Run):
+    """A training run, taken forward and back in one mode or another."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        hyper: Hyper,
-        optimizer: Optimizer,
-        num_steps: int,
-        key: jax.Array,
-        interrupt: Callable[[], None],
-    ) -> None:
-        self.problem, self.hyper, self.optimizer, self.num_steps, self.key = problem, hyper, optimizer, num_steps, key
-        self.interrupt = interrupt
-        params, self.schedule = begin(problem, hyper, key, optimizer, num_steps)
-        check(self.schedule, optimizer)
-        self.shapes = jax.eval_shape(lambda: params)
-        self.dtypes = jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), params)
-        self.initial = at_rest(optimizer, params)
-        self.plan = plan_for(optimizer, self.schedule, self.shapes, num_steps)
-        avals = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((params, hyper, problem)))
-        self.program = (optimizer, jax.tree.structure((params, hyper, problem)), avals, jax.default_backend())
+    @property
+    def program(self) -> Any:
+        """What decides the compiled programs, and so which mode works."""
+        arguments = (self.shapes, self.hyper, self.problem)
+        avals = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
+        return self.optimizer, jax.tree.structure(arguments), avals, jax.default_backend()
 
     def probe(self, mode: str) -> bool:
         """Whether a few steps come back exactly in this mode."""
-        steps = min(_PROBE_STEPS, self.num_steps)
-        plan = plan_for(self.optimizer, self.schedule, self.shapes, steps)
-        adjoint = self._adjoint_at_rest()
-        state, _, _ = self._there_and_back(plan, mode, lambda _: adjoint)
+        plan = self.plan(min(_PROBE_STEPS, self.num_steps))
+        state, _, _ = self._there_and_back(plan, mode, lambda _: self._adjoint_at_rest())
         return mismatched_bits(state, self.initial) == 0
 
     def attempt(self, mode: str) -> Hypergradient:
@@ -185,8 +171,11 @@ class _Run:
             rest = self._adjoint_at_rest()
             return rest._replace(state=rest.state._replace(position=d_params))
 
-        state, adjoint, stored_bits = self._there_and_back(self.plan, mode, outer_adjoint)
+        plan = self.plan()
+        state, adjoint, stored_bits = self._there_and_back(plan, mode, outer_adjoint)
         mismatched = mismatched_bits(state, self.initial)
+        if mismatched:
+            self.locate_overflow()
         size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes)) * self.num_steps
         certificate = Certificate(
             exact=mismatched == 0,
@@ -194,7 +183,7 @@ class _Run:
             mode=mode,
             mismatched_bits=mismatched,
             stored_bits_per_param_step=stored_bits / size,
-            bound_bits_per_param_step=self.plan.bound_bits / size,
+            bound_bits_per_param_step=plan.bound_bits / size,
         )
         d_begin = pull_back(
             self.problem, self.hyper, self.key, self.optimizer, self.num_steps, adjoint.state.position, adjoint.schedule
@@ -207,17 +196,7 @@ class _Run:
     def _there_and_back(
         self, plan: Plan, mode: str, adjoint_at: Callable[[Params], Adjoint]
     ) -> tuple[State, Adjoint, float]:
-        gradient = inner_gradient(self.problem, self.hyper, self.key)
-        trajectory = forward(
-            self.optimizer,
-            gradient,
-            self.schedule,
-            jax.tree.map(jnp.copy, self.initial),
-            plan,
-            dtypes=self.dtypes,
-            names=group_names(self.shapes),
-            interrupt=self.interrupt,
-        )
+        trajectory = self.forward(plan)
         stored_bits = trajectory.stored_bits
         params = as_real(trajectory.state.position, self.dtypes)
         follow = Partial(FollowStep(self.optimizer, mode == "fused"), self.problem, self.hyper, self.key)

@@ -6,7 +6,6 @@ It is the oracle for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,13 +59,14 @@ def train(
     key: jax.Array,
     optimizer: Optimizer,
     num_steps: int,
-    remember: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
+    segment_length: int | None = None,
 ) -> tuple[Params, jax.Array]:
     """Train in ordinary floats. Traceable and differentiable.
 
     Args:
         problem, hyper, key, optimizer, num_steps: as for `hypergradient`.
-        remember: wraps the step function, for instance in `jax.checkpoint`.
+        segment_length: divisor of `num_steps`; when differentiated, only the state between segments of this many
+            steps is kept, and each segment is run again. None keeps every step.
 
     Returns:
         Final parameters, and each group's largest |w| after each step, [T, groups].
@@ -83,8 +83,17 @@ def train(
         return state, jax.lax.stop_gradient(largest)
 
     state = optimizer.init(params)._replace(buffers={})
-    state, largest = jax.lax.scan(remember(take), state, jnp.arange(num_steps))
-    return state.position, largest
+    steps = jnp.arange(num_steps)
+    if segment_length is None:
+        state, largest = jax.lax.scan(take, state, steps)
+        return state.position, largest
+
+    @jax.checkpoint
+    def take_segment(state: Any, steps: jax.Array) -> tuple[Any, jax.Array]:
+        return jax.lax.scan(take, state, steps)
+
+    state, largest = jax.lax.scan(take_segment, state, steps.reshape(-1, segment_length))
+    return state.position, largest.reshape(num_steps, -1)
 
 
 def _check_range(largest: np.ndarray, names: list[str]) -> None:

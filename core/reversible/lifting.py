@@ -53,24 +53,23 @@ def decay(
         Daubechies & Sweldens 1998 (lifting); Maclaurin et al. 2015, section 2.4 (the problem).
     """
     forgets = factor < FORGETTING
-    value = jnp.where(forgets, jnp.round(factor * value), value)
-    factor = jnp.where(forgets, 1.0, factor)
+    kept = jnp.where(forgets, 1.0, factor)  # with K = 1 every line below is the identity
 
     buffer = buffer + value
-    value = value + jnp.round((factor - 1) * buffer)
-    buffer = buffer + jnp.round(value * (-1 / factor))
-    value = value + jnp.round((factor * (1 - factor)) * buffer)
-    return value, buffer
+    value = value + jnp.round((kept - 1) * buffer)
+    buffer = buffer + jnp.round(value * (-1 / kept))
+    value = value + jnp.round((kept * (1 - kept)) * buffer)
+    return jnp.where(forgets, jnp.round(factor * value), value), buffer
 
 
 def undecay(
     value: Float64[Array, "..."], buffer: Float64[Array, "..."], factor: Float64[Array, "..."]
 ) -> tuple[Float64[Array, "..."], Float64[Array, "..."]]:
     """Exact inverse of `decay`: its lines, negated, from last to first. A forgotten value stays scaled."""
-    factor = jnp.where(factor < FORGETTING, 1.0, factor)
+    kept = jnp.where(factor < FORGETTING, 1.0, factor)
 
-    value = value - jnp.round((factor * (1 - factor)) * buffer)
-    buffer = buffer - jnp.round(value * (-1 / factor))
-    value = value - jnp.round((factor - 1) * buffer)
+    value = value - jnp.round((kept * (1 - kept)) * buffer)
+    buffer = buffer - jnp.round(value * (-1 / kept))
+    value = value - jnp.round((kept - 1) * buffer)
     buffer = buffer - value
     return value, buffer

@@ -91,29 +91,31 @@ def forward(
     optimizer: Optimizer,
     gradient: Gradient,
     schedule: Schedule,
-    state: State,
+    initial: State,
     plan: Plan,
     *,
     dtypes: Params,
-    names: list[str],
     interrupt: Callable[[], None] = lambda: None,
 ) -> Trajectory:
-    """Train from `state` (consumed) along the plan.
+    """Train from `initial` along the plan.
+
+    The range is checked between chunks only, since a check in every step would cost a pass over the state. What
+    leaves the range and comes back in between cannot go unnoticed: either every sum was exact all the same, or
+    running backward misses the start. `locate_overflow` tells the step.
 
     Args:
         optimizer: whose `step` is taken.
         gradient: of the inner loss.
         schedule: in normal form.
-        state: fixed point, at rest.
+        initial: fixed-point state to start from.
         plan: from `plan_for`.
         dtypes: pytree like the parameters, the dtype in which `gradient` takes each.
-        names: of the groups, for errors.
         interrupt: called between chunks; what it raises ends the run.
 
     Raises:
-        FixedPointOverflow: a state left the fixed-point range.
+        LeftRange: a state is outside the fixed-point range.
     """
-    store, pace = HostStore(), Pace()
+    state, store, pace = jax.tree.map(jnp.copy, initial), HostStore(), Pace()
     for segment in plan.segments:
         for place in segment.spills:
             high, low = spill(_get(state.buffers, place))
@@ -123,12 +125,43 @@ def forward(
             store.push(jnp.copy(_get(state._asdict(), place)))
         for start, stop in pace.timed(segment.start, segment.stop):
             interrupt()
-            state, reached, largest = advance(optimizer, _Static(dtypes), gradient, schedule, state, start, stop)
-            if reached < stop:
-                raise _overflow(int(reached), np.asarray(largest), state, names)
-            jax.block_until_ready(reached)
+            state, in_range = advance(optimizer, _Static(dtypes), gradient, schedule, state, start, stop)
+            if not in_range:
+                raise LeftRange
     residual = sum(float(bits_in_use(buffer)) for buffer in jax.tree.leaves(state.buffers))
     return Trajectory(state, store, plan, residual)
+
+
+def locate_overflow(
+    optimizer: Optimizer,
+    gradient: Gradient,
+    schedule: Schedule,
+    initial: State,
+    num_steps: int,
+    *,
+    dtypes: Params,
+    names: list[str],
+    interrupt: Callable[[], None] = lambda: None,
+) -> None:
+    """Train again, checking every step, and raise FixedPointOverflow with the step and group that left the range.
+
+    Returns when nothing does. Buffers are left to themselves: what they hold does not matter here.
+    """
+    state, pace = jax.tree.map(jnp.copy, initial), Pace()
+    for start, stop in pace.timed(0, num_steps):
+        interrupt()
+        state, reached, largest = advance_checked(
+            optimizer, _Static(dtypes), gradient, schedule, state, start, stop
+        )
+        if reached < stop:
+            group = int(np.argmax(largest))
+            raise FixedPointOverflow(
+                step=int(reached), group=names[group], largest=float(largest[group]) * UNIT, limit=LIMIT
+            )
+
+
+class LeftRange(Exception):  # noqa: N818 - a signal between `forward` and its caller
+    """A state left the fixed-point range somewhere in the last chunk."""
 
 
 def backward(
@@ -165,37 +198,48 @@ def backward(
 
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
 def advance(
-    optimizer: Optimizer,
-    dtypes: _Static,
-    gradient: Gradient,
-    schedule: Schedule,
-    state: State,
-    start: jax.Array,
-    stop: jax.Array,
+    optimizer: Optimizer, dtypes: _Static, gradient: Gradient, schedule: Schedule, state: State, start: int, stop: int
+) -> tuple[State, jax.Array]:
+    """Take steps [start, stop). Returns the state, and whether it is in range at the end."""
+    step = partial(_step, optimizer, dtypes, gradient, schedule)
+    state = jax.lax.fori_loop(start, stop, lambda number, state: step(state, number), state)
+    return state, jnp.all(magnitudes(state) < OVERFLOW)
+
+
+@partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
+def advance_checked(
+    optimizer: Optimizer, dtypes: _Static, gradient: Gradient, schedule: Schedule, state: State, start: int, stop: int
 ) -> tuple[State, jax.Array, jax.Array]:
-    """Take steps [start, stop), or up to and including the first that overflows.
+    """Take steps [start, stop), or up to the first that leaves the range.
 
     Returns:
-        The state; the number of the step reached, below `stop` if it overflowed; and each group's largest
+        The state; the number of the step reached, below `stop` if it left the range; and each group's largest
         |state| in that step.
     """
-    treedef = jax.tree.structure(state.position)
 
     def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
-        state, step, _ = carry
-        # barriers: the gradient must be compiled apart from its surroundings, here and in `rewind`, to have the
-        # same bits in both; and without them XLA on CPU recomputes it inside every consumer
-        position = jax.lax.optimization_barrier(as_real(state.position, dtypes.tree))
-        grads = jax.lax.optimization_barrier(gradient(position, step))
-        state = optimizer.step(state, grads, hypers_of(schedule.row(step), schedule.weights, treedef))
+        state, number, _ = carry
+        state = _step(optimizer, dtypes, gradient, schedule, state, number)
         largest = magnitudes(state)
-        return state, jnp.where(jnp.all(largest < OVERFLOW), step + 1, step), largest
+        return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest
 
     def goes_on(carry: tuple[State, jax.Array, jax.Array]) -> jax.Array:
-        _, step, largest = carry
-        return (step < stop) & jnp.all(largest < OVERFLOW)
+        _, number, largest = carry
+        return (number < stop) & jnp.all(largest < OVERFLOW)
 
-    return jax.lax.while_loop(goes_on, take, (state, jnp.asarray(start), jnp.zeros(treedef.num_leaves)))
+    groups = jax.tree.structure(state.position).num_leaves
+    return jax.lax.while_loop(goes_on, take, (state, jnp.asarray(start), jnp.zeros(groups)))
+
+
+def _step(
+    optimizer: Optimizer, dtypes: _Static, gradient: Gradient, schedule: Schedule, state: State, number: jax.Array
+) -> State:
+    # barriers: the gradient must be compiled apart from its surroundings, here and in `rewind`, to have the same
+    # bits in both; and without them XLA on CPU recomputes it inside every consumer
+    position = jax.lax.optimization_barrier(as_real(state.position, dtypes.tree))
+    grads = jax.lax.optimization_barrier(gradient(position, number))
+    hypers = hypers_of(schedule.row(number), schedule.weights, jax.tree.structure(state.position))
+    return optimizer.step(state, grads, hypers)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state", "carry"))
@@ -310,8 +354,3 @@ def _restore(state: State, forgotten: dict[str, dict[int, jax.Array]]) -> State:
             leaves[group] = value
         state = state._replace(**{field: treedef.unflatten(leaves)})
     return state
-
-
-def _overflow(step: int, largest: np.ndarray, state: State, names: list[str]) -> FixedPointOverflow:
-    group = int(np.argmax(largest))
-    return FixedPointOverflow(step=step, group=names[group], largest=float(largest[group]) * UNIT, limit=LIMIT)

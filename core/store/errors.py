@@ -1,0 +1,99 @@
+"""What can be wrong with a request to the store."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from core.errors import CoreError
+
+
+class UnknownJob(CoreError):  # noqa: N818 - named for what happened
+    """No job of this id in the project."""
+
+    code = "unknown_job"
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"no job {job_id} in this project; GET /v1/jobs lists those there are")
+
+
+class StateConflict(CoreError):  # noqa: N818
+    """The job's state does not allow this."""
+
+    code = "state_conflict"
+
+    def __init__(self, action: str, state: str, allowed: str) -> None:
+        self.state = state
+        super().__init__(f"a job that is {state} cannot be {action}; only one that is {allowed}")
+
+    def details(self) -> dict[str, Any]:
+        """The state that the job is in."""
+        return {"state": self.state}
+
+
+class NothingLearned(CoreError):  # noqa: N818
+    """There are no learned hyperparameters yet."""
+
+    code = "nothing_learned"
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        remedy = "try again later" if state in ("queued", "running") else "it ended before its first meta-iteration"
+        super().__init__(f"the job is {state} and has no learned hyperparameters yet; {remedy}")
+
+    def details(self) -> dict[str, Any]:
+        """The state that the job is in."""
+        return {"state": self.state}
+
+
+class UnknownIteration(CoreError):  # noqa: N818
+    """The job has not come as far as this meta-iteration."""
+
+    code = "unknown_iteration"
+
+    def __init__(self, iteration: int, done: int) -> None:
+        super().__init__(f"no iteration {iteration}; this job has 0 (the initial values) to {done} (after the last)")
+
+
+class Pruned(CoreError):  # noqa: N818
+    """The values of this meta-iteration were not kept."""
+
+    code = "pruned"
+
+    def __init__(self, iteration: int, kept: list[int]) -> None:
+        self.kept = kept
+        super().__init__(
+            f"the values of iteration {iteration} were not kept, as all of them would exceed "
+            f"RETROGRAD_MAX_SNAPSHOT_BYTES; there are those of {', '.join(map(str, kept))}"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """The iterations whose values there are."""
+        return {"kept": self.kept}
+
+
+class InvalidCursor(CoreError):  # noqa: N818
+    """`after` is not a cursor that a previous page returned."""
+
+    code = "invalid_cursor"
+
+    def __init__(self) -> None:
+        super().__init__("after: not a cursor of ours; give the `next` of the page before, or leave it out")
+
+
+class InvalidKey(CoreError):  # noqa: N818
+    """A string that cannot be an API key."""
+
+    code = "invalid_key"
+
+    def __init__(self) -> None:
+        super().__init__("an API key is rg_ followed by 32 to 128 letters, digits, - or _; make one with `new_key`")
+
+
+class Fenced(CoreError):  # noqa: N818
+    """The lease epoch has moved on: this worker no longer holds the job and must stop."""
+
+    code = "fenced"
+
+    def __init__(self, job_id: UUID, epoch: int) -> None:
+        super().__init__(f"job {job_id} is no longer held at epoch {epoch}")
