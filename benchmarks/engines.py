@@ -25,8 +25,8 @@ import numpy as np
 jax.config.update("jax_enable_x64", True)
 
 from core.datasets import Examples, SplitData  # noqa: E402
-from core.hypergradient import hypergradient, reversible, sgd  # noqa: E402
-from core.hypergradient.unrolled import train  # noqa: E402
+from core.engines import hypergradient, reversible, sgd  # noqa: E402
+from core.engines.unrolled import train  # noqa: E402
 from core.hyperparameters import groups_of, layouts_of  # noqa: E402
 from core.problems.classifier import Classifier  # noqa: E402
 from core.spec import JobSpec  # noqa: E402
@@ -87,7 +87,8 @@ def measure(steps: int, repeats: int, hidden: tuple[int, ...], batch: int, momen
     }
     memory = {name: one.memory_analysis().temp_size_in_bytes for name, one in compiled.items()}
     methods: dict[str, Callable[[], Any]] = {
-        name: (lambda one=one: jax.block_until_ready(one(hyper, problem, key))) for name, one in compiled.items()
+        name: (lambda one=one: jax.block_until_ready(one(hyper, problem, key)))
+        for name, one in compiled.items()
     }
 
     def exact() -> Any:
@@ -111,7 +112,9 @@ def measure(steps: int, repeats: int, hidden: tuple[int, ...], batch: int, momen
     reference = results["jax.grad through scan"][1]
     result = results["reversible"]
     errors = {
-        name: float(jnp.linalg.norm(result.gradient[name] - reference[name]) / jnp.linalg.norm(reference[name]))
+        name: float(
+            jnp.linalg.norm(result.gradient[name] - reference[name]) / jnp.linalg.norm(reference[name])
+        )
         for name in hyper
     }
     memory["reversible"] = 0

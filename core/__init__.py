@@ -6,18 +6,18 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Certificate": "core.hypergradient",
-    "Hypergradient": "core.hypergradient",
-    "Problem": "core.hypergradient",
-    "hypergradient": "core.hypergradient",
+    "Certificate": "core.engines",
+    "Hypergradient": "core.engines",
+    "Problem": "core.engines",
+    "hypergradient": "core.engines",
     "meta_optimize": "core.meta_optimization",
-    "reversible": "core.hypergradient",
-    "sgd": "core.hypergradient",
-    "unrolled": "core.hypergradient",
+    "reversible": "core.engines",
+    "sgd": "core.engines",
+    "unrolled": "core.engines",
     "JobSpec": "core.spec",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
     max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
     max_snapshot_bytes: int = Field(
-        64 << 20, gt=0, description="hyperparameters of every meta-iteration are kept up to this many bytes a "
+        64 << 20,
+        gt=0,
+        description="hyperparameters of every meta-iteration are kept up to this many bytes a "
         "job; beyond it only initial, best and last",
     )
     lease_seconds: float = Field(45.0, gt=0, description="a worker silent for this long has lost its job")

@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
@@ -71,8 +72,8 @@ def describe(name: str) -> DatasetInfo:
         return DatasetInfo("digits", 1797, 64, 10)
     num_examples, features = 0, set()
     for images, labels in _pairs_of(name):
-        count, *shape = _read_idx(images, lambda file: _idx_shape(file, images, 3))
-        (label_count,) = _read_idx(labels, lambda file: _idx_shape(file, labels, 1))
+        count, *shape = _read_idx(images, partial(_idx_shape, path=images, ndim=3))
+        (label_count,) = _read_idx(labels, partial(_idx_shape, path=labels, ndim=1))
         if count != label_count:
             raise InvalidDataset(f"{images.name} holds {count} images, {labels.name} {label_count} labels")
         num_examples += count
@@ -139,9 +140,9 @@ def _idx_arrays(name: str) -> tuple[np.ndarray, np.ndarray]:
     describe(name)
     inputs, labels = [], []
     for images, label_file in _pairs_of(name):
-        array = _read_idx(images, lambda file: _idx_array(file, images, 3))
+        array = _read_idx(images, partial(_idx_array, path=images, ndim=3))
         inputs.append(array.reshape(len(array), -1))
-        labels.append(_read_idx(label_file, lambda file: _idx_array(file, label_file, 1)))
+        labels.append(_read_idx(label_file, partial(_idx_array, path=label_file, ndim=1)))
     all_labels = np.concatenate(labels)
     if all_labels.size and all_labels.max() > 9:
         raise InvalidDataset(f"data set {name!r} has label {all_labels.max()}; labels must be 0 to 9")
@@ -160,7 +161,9 @@ def _pairs_of(name: str) -> list[tuple[Path, Path]]:
 def _idx_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """Image files with their label files; `train` before `t10k`, as names sort in reverse."""
     images = sorted(folder.glob("*images*idx3-ubyte*"), reverse=True)
-    pairs = [(path, path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))) for path in images]
+    pairs = [
+        (path, path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))) for path in images
+    ]
     return [(image, label) for image, label in pairs if label.is_file()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 
@@ -22,7 +23,7 @@ class InvalidProblem(CoreError):  # noqa: N818 - named for what happened
 
 
 class X64Disabled(CoreError):  # noqa: N818
-    """JAX runs in 32-bit mode, where the exact integer arithmetic of `core.reversible` cannot exist."""
+    """JAX runs in 32-bit mode, where the exact integer arithmetic of `core.reversal` cannot exist."""
 
     code = "x64_disabled"
 
@@ -40,7 +41,7 @@ class FixedPointOverflow(CoreError):  # noqa: N818
 
     def __init__(self, *, step: int, group: str, largest: float, limit: float) -> None:
         self.step, self.group, self.largest, self.limit = step, group, largest, limit
-        reached = "a value that is not finite" if largest != largest else f"{largest:.3g}"
+        reached = f"{largest:.3g}" if math.isfinite(largest) else "a value that is not finite"
         super().__init__(
             f"training diverged: {group} reached {reached} at step {step}, beyond the fixed-point range "
             f"±{limit:.0f}; lower the step size or its initial value"
@@ -48,8 +49,8 @@ class FixedPointOverflow(CoreError):  # noqa: N818
 
     def details(self) -> dict[str, Any]:
         """Step (0-based), group and magnitude at which training left the range."""
-        finite = self.largest == self.largest and abs(self.largest) != float("inf")
-        return {"step": self.step, "group": self.group, "largest": self.largest if finite else None}
+        largest = self.largest if math.isfinite(self.largest) else None
+        return {"step": self.step, "group": self.group, "largest": largest}
 
 
 class UncertifiedGradient(CoreError):  # noqa: N818

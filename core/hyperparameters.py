@@ -7,6 +7,7 @@ A learned hyperparameter is held *unconstrained* (log or logit of its value, flo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,21 @@ def groups_of(problem: ClassifierProblem, num_features: int, num_classes: int) -
     """Parameter groups of a classifier, in the order of `jax.tree.leaves` of its parameters."""
     widths = (num_features, *problem.model.hidden, num_classes)
     groups: list[Group] = []
-    for number, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True), start=1):
-        groups += [Group(f"layer_{number}.weights", (fan_in, fan_out)), Group(f"layer_{number}.biases", (fan_out,))]
+    for number, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
+        groups += [
+            Group(f"layer_{number}.weights", (fan_in, fan_out)),
+            Group(f"layer_{number}.biases", (fan_out,)),
+        ]
     return tuple(groups)
 
 
 def layouts_of(spec: JobSpec, groups: tuple[Group, ...]) -> dict[str, Layout]:
     """Layout of every hyperparameter of a job, learned or not, by name."""
-    sizes = {"step": spec.training.num_steps, "group": len(groups), "weight": sum(group.size for group in groups)}
+    sizes = {
+        "step": spec.training.num_steps,
+        "group": len(groups),
+        "weight": sum(group.size for group in groups),
+    }
     return {
         name: Layout(
             name=name,

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from core import datasets
-from core.hypergradient import Engine, reversible, sgd, unrolled
-from core.hypergradient.certificate import Certificate
-from core.hypergradient.training import train
+from core.engines import Engine, reversible, sgd, unrolled
+from core.engines.certificate import Certificate
+from core.engines.training import train
 from core.hyperparameters import Group, Layout, groups_of, layouts_of
 from core.meta_optimization import MetaIteration, MetaState, initial_state, meta_optimize
 from core.problems.classifier import Classifier
@@ -170,7 +170,9 @@ def _to_numpy(hyper: Any) -> Values:
 
 def _resumed(checkpoint: Checkpoint, start: MetaState) -> MetaState:
     leaves, treedef = jax.tree.flatten(start.optimizer_state)
-    restored = [jnp.asarray(saved, leaf.dtype) for saved, leaf in zip(checkpoint.optimizer_state, leaves, strict=True)]
+    restored = [
+        jnp.asarray(saved, leaf.dtype) for saved, leaf in zip(checkpoint.optimizer_state, leaves, strict=True)
+    ]
     return MetaState(
         iteration=checkpoint.iteration,
         hyper={name: jnp.asarray(value) for name, value in checkpoint.values.items()},

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from core.hypergradient import Engine, Hypergradient, Problem, hypergradient, sgd
-from core.reversible.optimizers import Optimizer
+from core.engines import Engine, Hypergradient, Problem, hypergradient, sgd
+from core.reversal.optimizers import Optimizer
 
 
 class MetaState(NamedTuple):
@@ -73,7 +73,9 @@ def meta_optimize(
     while state.iteration < num_iterations:
         began = time.perf_counter()
         key = keys(state.iteration) if callable(keys) else keys
-        result = hypergradient(problem, state.hyper, optimizer=optimizer, num_steps=num_steps, key=key, engine=engine)
+        result = hypergradient(
+            problem, state.hyper, optimizer=optimizer, num_steps=num_steps, key=key, engine=engine
+        )
         norm = float(optax.tree.norm(result.gradient))
         value = float(result.value)
         updates, optimizer_state = meta_optimizer.update(result.gradient, state.optimizer_state, state.hyper)
@@ -94,4 +96,3 @@ def meta_optimize(
         if grown:
             return
         state = after
-

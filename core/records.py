@@ -1,4 +1,4 @@
-"""What a meta-optimization yields and goes on from. NumPy only: the store keeps these, the numerics make them."""
+"""What a meta-optimization yields and goes on from: made by the numerics, kept by the store. NumPy only."""
 
 from __future__ import annotations
 

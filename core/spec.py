@@ -76,7 +76,8 @@ class Training(_Strict):
     num_steps: int = Field(gt=0, le=MAX_STEPS, description="steps T of one training run")
     batch_size: int = Field(gt=0, description="examples per step, taken in order and cycled")
     seed: Literal["fresh"] | Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        "fresh", description="fresh: new initial weights in every meta-iteration; a number: the same every time"
+        "fresh",
+        description="fresh: new initial weights in every meta-iteration; a number: the same every time",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="in which gradients are computed")
 
@@ -188,8 +189,11 @@ class Meta(_Strict):
     num_iterations: int = Field(50, gt=0, le=MAX_ITERATIONS)
     seeds_per_iteration: int = Field(1, gt=0, le=1024, description="hypergradients averaged per meta-iteration")
     evaluation_seeds: int = Field(
-        4, gt=0, le=1024, description="seeds, the same before and after, on which initial, best and last "
-        "hyperparameters are compared"
+        4,
+        gt=0,
+        le=1024,
+        description="seeds, the same before and after, on which initial, best and last "
+        "hyperparameters are compared",
     )
     stop_when: StopWhen = StopWhen()
 

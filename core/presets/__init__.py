@@ -22,7 +22,9 @@ class UnknownPreset(CoreError):  # noqa: N818 - named for what happened
 def names() -> tuple[str, ...]:
     """Names of all presets, sorted."""
     return tuple(
-        sorted(entry.name.removesuffix(".json") for entry in files(__name__).iterdir() if entry.name.endswith(".json"))
+        sorted(
+            entry.name.removesuffix(".json") for entry in files(__name__).iterdir() if entry.name.endswith(".json")
+        )
     )
 
 

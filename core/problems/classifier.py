@@ -12,7 +12,7 @@ import optax
 from jax.tree_util import Partial
 
 from core.datasets import Examples, SplitData
-from core.hypergradient import Problem
+from core.engines import Problem
 from core.hyperparameters import Group, Layout
 from core.records import Losses
 from core.spec import MLP, JobSpec
@@ -121,4 +121,8 @@ def _mean_cross_entropy(activation: Any, params: Params, examples: Examples) -> 
     for layer in layers[:-1]:
         hidden = activation(hidden @ layer.weights + layer.biases)
     logits = hidden @ layers[-1].weights + layers[-1].biases
-    return jnp.mean(optax.losses.softmax_cross_entropy(logits, jax.nn.one_hot(examples.labels, logits.shape[-1], dtype=logits.dtype)))
+    return jnp.mean(
+        optax.losses.softmax_cross_entropy(
+            logits, jax.nn.one_hot(examples.labels, logits.shape[-1], dtype=logits.dtype)
+        )
+    )

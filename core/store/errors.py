@@ -38,7 +38,9 @@ class NothingLearned(CoreError):  # noqa: N818
 
     def __init__(self, state: str) -> None:
         self.state = state
-        remedy = "try again later" if state in ("queued", "running") else "it ended before its first meta-iteration"
+        remedy = (
+            "try again later" if state in ("queued", "running") else "it ended before its first meta-iteration"
+        )
         super().__init__(f"the job is {state} and has no learned hyperparameters yet; {remedy}")
 
     def details(self) -> dict[str, Any]:
@@ -52,7 +54,9 @@ class UnknownIteration(CoreError):  # noqa: N818
     code = "unknown_iteration"
 
     def __init__(self, iteration: int, done: int) -> None:
-        super().__init__(f"no iteration {iteration}; this job has 0 (the initial values) to {done} (after the last)")
+        super().__init__(
+            f"no iteration {iteration}; this job has 0 (the initial values) to {done} (after the last)"
+        )
 
 
 class Pruned(CoreError):  # noqa: N818
@@ -87,7 +91,9 @@ class InvalidKey(CoreError):  # noqa: N818
     code = "invalid_key"
 
     def __init__(self) -> None:
-        super().__init__("an API key is rg_ followed by 32 to 128 letters, digits, - or _; make one with `new_key`")
+        super().__init__(
+            "an API key is rg_ followed by 32 to 128 letters, digits, - or _; make one with `new_key`"
+        )
 
 
 class Fenced(CoreError):  # noqa: N818
@@ -97,3 +103,15 @@ class Fenced(CoreError):  # noqa: N818
 
     def __init__(self, job_id: UUID, epoch: int) -> None:
         super().__init__(f"job {job_id} is no longer held at epoch {epoch}")
+
+
+class WorkerLost(CoreError):  # noqa: N818 - named for what happened
+    """Workers vanished while they ran the job, time and again."""
+
+    code = "worker_lost"
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(
+            f"{attempts} workers in a row vanished without finishing a meta-iteration; the job may need more "
+            "memory than they have. Retry it, or make the model, the steps or the batch smaller"
+        )

@@ -47,4 +47,7 @@ class Certificate:
 
 def merged(certificates: list[Certificate]) -> Certificate:
     """One certificate for an average over runs: as good as the worst of them."""
-    return max(certificates, key=lambda one: (not one.exact, one.mismatched_bits or 0, one.stored_bits_per_param_step or 0))
+    return max(
+        certificates,
+        key=lambda one: (not one.exact, one.mismatched_bits or 0, one.stored_bits_per_param_step or 0),
+    )

@@ -7,16 +7,18 @@ so the plan of spills is static: spills fall between segments, and no element of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.reversible.lifting import FORGETTING, OVERFLOW
+from core.reversal.lifting import FORGETTING, OVERFLOW
 
 SPILL_BITS = 32
 _WORTH_SPILLING = 2.0 ** (SPILL_BITS + 6)  # below this a spill would store leading zeros
+_GROWTH_WINDOW = 1 << 14  # steps looked ahead at a time
+_MAX_GROWTH_BITS = 60  # a buffer of at most 52 bits is full before it has grown by this much
 
 
 class Place(NamedTuple):
@@ -57,32 +59,46 @@ def plan_spills(
     bound = sum(float((bits.sum(axis=0) * sizes).sum()) for bits in mean_bits.values())
     places = [Place(field, group) for field in smallest for group in range(len(sizes))]
     factors = np.concatenate(list(smallest.values()), axis=1)
-    magnitudes = np.zeros(len(places))  # upper bound of |buffer|, one for each place
+    forgets = factors < FORGETTING
+    growth = np.where(forgets, 1.0, 1 / np.where(forgets, 1.0, factors))
+    # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second
+    slack = np.where(forgets, 0.0, growth + 2)
+    forgetful = np.flatnonzero(forgets.any(axis=1))
+
     segments: list[Segment] = []
-    start, spills = 0, ()
-    for step in range(num_steps):
-        factor = factors[step]
-        forgets = factor < FORGETTING
-        # what decay adds to |buffer| / K: its first rounding, divided by K, and its second
-        growth = np.where(forgets, 1.0, 1 / np.where(forgets, 1.0, factor))
-        slack = np.where(forgets, 0.0, growth + 2)
-        needed: tuple[Place, ...] = ()
-        if (magnitudes * growth + slack > OVERFLOW).any():
-            chosen = (magnitudes * growth + slack > OVERFLOW) | (magnitudes >= _WORTH_SPILLING)
+    magnitudes = np.zeros(len(places))  # upper bound of |buffer| at `start`, one for each place
+    start = 0
+    while start < num_steps:
+        spills: list[Place] = []
+        full = magnitudes * growth[start] + slack[start] > OVERFLOW
+        if full.any():
+            chosen = full | (magnitudes >= _WORTH_SPILLING)
             magnitudes = np.where(chosen, magnitudes * 2.0**-SPILL_BITS + 1, magnitudes)
-            needed = tuple(place for place, choose in zip(places, chosen, strict=True) if choose)
-        if needed or forgets.any() or (segments and segments[-1].stop == step and segments[-1].forgets):
-            if step > start:
-                segments.append(Segment(start, step, spills, ()))
-            start, spills = step, needed
-        if forgets.any():
-            forgotten = tuple(place for place, forget in zip(places, forgets, strict=True) if forget)
-            segments.append(Segment(step, step + 1, spills, forgotten))
-            start, spills = step + 1, ()
-        magnitudes = magnitudes * growth + slack
-    if start < num_steps:
-        segments.append(Segment(start, num_steps, spills, ()))
+            spills = [place for place, choose in zip(places, chosen, strict=True) if choose]
+        next_forgetful = np.searchsorted(forgetful, start)
+        end = int(forgetful[next_forgetful]) if next_forgetful < len(forgetful) else num_steps
+        forgotten: list[Place] = []
+        if end == start:
+            end = start + 1
+            forgotten = [place for place, forget in zip(places, forgets[start], strict=True) if forget]
+        stop, magnitudes = _grow(magnitudes, growth[start:end], slack[start:end])
+        segments.append(Segment(start, start + stop, tuple(spills), tuple(forgotten)))
+        start += stop
     return Plan(tuple(segments), bound)
+
+
+def _grow(magnitudes: np.ndarray, growth: np.ndarray, slack: np.ndarray) -> tuple[int, np.ndarray]:
+    """Steps, at least one, that buffers can take before one of them might be full; and their bounds after these.
+
+    A bound follows B ← B·growth + slack; divided by the growth so far it is a running sum.
+    """
+    window = _GROWTH_WINDOW
+    grown = np.cumsum(np.log2(growth[:window]), axis=0)
+    steps = max(1, int((grown.max(axis=1) < _MAX_GROWTH_BITS).sum()))
+    factor = np.exp2(grown[:steps]) * (1 + 1e-9)  # a hair above what rounding could have made of it
+    bounds = factor * (magnitudes + np.cumsum(slack[:steps] / np.exp2(grown[:steps]), axis=0))
+    steps = max(1, int((bounds.max(axis=1) <= OVERFLOW).cumprod().sum()))
+    return steps, bounds[steps - 1]
 
 
 class HostStore:
@@ -122,9 +138,11 @@ def unspill(high: jax.Array, low: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def bits_in_use(buffer: jax.Array) -> jax.Array:
-    """Bits that an information buffer still holds: those of its largest element, sign included, times its size."""
-    largest = jnp.max(jnp.abs(buffer), initial=0.0)
-    return jnp.where(largest > 0, jnp.ceil(jnp.log2(largest + 1)) + 1, 0) * buffer.size
+def bits_in_use(buffers: Any) -> jax.Array:
+    """Bits that information buffers still hold: each group's largest element, sign included, times its size."""
 
+    def bits(buffer: jax.Array) -> jax.Array:
+        largest = jnp.max(jnp.abs(buffer), initial=0.0)
+        return jnp.where(largest > 0, jnp.ceil(jnp.log2(largest + 1)) + 1, 0) * buffer.size
 
+    return sum(map(bits, jax.tree.leaves(buffers)), jnp.zeros(()))

@@ -14,27 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from core.engines.certificate import Certificate
+from core.engines.inner import accumulators, inner_gradient, outer, pull_back, replace_leaves
+from core.engines.problem import Hyper, Params, Problem
+from core.engines.result import Hypergradient
+from core.engines.training import Run
 from core.errors import UncertifiedGradient
-from core.hypergradient.certificate import Certificate
-from core.hypergradient.inner import accumulators, inner_gradient, outer, pull_back, replace_leaves
-from core.hypergradient.problem import Hyper, Params, Problem
-from core.hypergradient.result import Hypergradient
-from core.hypergradient.training import Run
-from core.reversible.information_buffer import Plan
-from core.reversible.optimizers import Optimizer, State
-from core.reversible.schedule import Schedule, hypers_of
-from core.reversible.trajectory import as_real, backward, mismatched_bits
+from core.reversal.information_buffer import Plan
+from core.reversal.optimizers import Optimizer, State
+from core.reversal.schedule import Schedule, hypers_of
+from core.reversal.trajectory import Static, backward, mismatched_bits
 
 _PROBE_STEPS = 4
-
-_modes: dict[Any, str] = {}
-"""Mode that worked last for a program on a device: `fused` or `isolated`. A hint only; every run is verified."""
 
 
 class Adjoint(NamedTuple):
@@ -57,9 +55,15 @@ class FollowStep:
     fused: bool
 
     def __call__(
-        self, problem: Problem, hyper: Hyper, key: jax.Array, adjoint: Adjoint, step: jax.Array, params: Params
+        self,
+        problem: Problem,
+        hyper: Hyper,
+        key: jax.Array,
+        adjoint: Adjoint,
+        step: jax.Array,
+        params: Params,
     ) -> tuple[Params, Callable[..., Adjoint]]:
-        """An `Observe` (see `core.reversible.trajectory`), once its first three arguments are bound."""
+        """An `Observe` (see `core.reversal.trajectory`), once its first three arguments are bound."""
         step_key = jax.random.fold_in(key, step)
         leaves = jax.tree.leaves(hyper)
         read = {index: leaves[index] for index in adjoint.hyper}
@@ -76,18 +80,25 @@ class FollowStep:
         gradient = jax.lax.optimization_barrier(gradient)
 
         def follow(before: State, row: dict[str, jax.Array], weights: dict[str, Params]) -> Adjoint:
-            def update(state: State, gradient: Params, row: dict[str, jax.Array], weights: Any) -> State:
-                return self.optimizer.update(state, gradient, hypers_of(row, weights, jax.tree.structure(params)))
+            treedef = jax.tree.structure(params)
 
-            _, pull = jax.vjp(update, before, _double(gradient), row, weights)
-            d_before, d_gradient, d_row, d_weights = pull(_double(adjoint.state))
-            direction = jax.lax.optimization_barrier(jax.tree.map(_like, d_gradient, params))
+            def update(state: State, gradient: Params, row: dict[str, jax.Array], weights: Any) -> State:
+                hypers = hypers_of(row, weights, treedef)
+                spread_hypers = {
+                    name: jax.tree.map(lambda hyper, param: spread(hyper, param.shape, param.dtype), tree, params)
+                    for name, tree in hypers.items()
+                }
+                return self.optimizer.update(state, gradient, spread_hypers)
+
+            _, pull = jax.vjp(update, before, gradient, row, weights)
+            d_before, d_gradient, d_row, d_weights = pull(adjoint.state)
             # barrier: without it XLA on CPU fuses the product into each of its consumers and recomputes it there
+            direction = jax.lax.optimization_barrier(d_gradient)
             d_params, d_read = jax.lax.optimization_barrier(second_order(direction))
             d_before = d_before._replace(position=jax.tree.map(jnp.add, d_before.position, d_params))
             schedule = adjoint.schedule.add_row(step, d_row)
             return Adjoint(
-                jax.tree.map(_like, d_before, adjoint.state),
+                d_before,
                 schedule._replace(weights=jax.tree.map(jnp.add, schedule.weights, d_weights)),
                 jax.tree.map(jnp.add, adjoint.hyper, d_read),
             )
@@ -95,8 +106,24 @@ class FollowStep:
         return gradient, follow
 
 
-def _double(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def spread(hyper: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """A hyperparameter for every weight of a group, in compute precision; its cotangents are summed in float64."""
+    return jnp.broadcast_to(hyper.astype(dtype), shape)
+
+
+def _spread_forward(hyper: jax.Array, shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, jax.Array]:
+    return spread(hyper, shape, dtype), hyper
+
+
+def _spread_backward(
+    shape: tuple[int, ...], dtype: Any, hyper: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    double = cotangent.astype(jnp.float64)
+    return (jnp.sum(double) if hyper.ndim == 0 else double,)
+
+
+spread.defvjp(_spread_forward, _spread_backward)
 
 
 def _like(value: jax.Array, other: jax.Array) -> jax.Array:
@@ -115,13 +142,12 @@ class Reversible:
     ) -> Hypergradient:
         """Hypergradient of one training run."""
         run = _Reverse(problem, hyper, optimizer, num_steps, key, self.interrupt)
-        known = _modes.get(run.program)
-        modes = [known] if known else ["fused" if run.probe("fused") else "isolated"]
-        result = run.attempt(modes[0])
-        if not result.certificate.exact and modes[0] == "fused":
+        mode = run.habits.mode or ("fused" if run.probe("fused") else "isolated")
+        result = run.attempt(mode)
+        if not result.certificate.exact and mode == "fused":
             result = run.attempt("isolated")
         if result.certificate.exact:
-            _modes[run.program] = result.certificate.mode
+            run.habits.mode = result.certificate.mode
             return result
         if self.fallback is not None:
             return self.fallback(problem, hyper, optimizer, num_steps, key)
@@ -148,18 +174,11 @@ def reversible(
 class _Reverse(Run):
     """A training run, taken forward and back in one mode or another."""
 
-    @property
-    def program(self) -> Any:
-        """What decides the compiled programs, and so which mode works."""
-        arguments = (self.shapes, self.hyper, self.problem)
-        avals = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
-        return self.optimizer, jax.tree.structure(arguments), avals, jax.default_backend()
-
     def probe(self, mode: str) -> bool:
         """Whether a few steps come back exactly in this mode."""
         plan = self.plan(min(_PROBE_STEPS, self.num_steps))
         state, _, _ = self._there_and_back(plan, mode, lambda _: self._adjoint_at_rest())
-        return mismatched_bits(state, self.initial) == 0
+        return mismatched_bits(state, self.initial()) == 0
 
     def attempt(self, mode: str) -> Hypergradient:
         """The hypergradient in one mode, with its certificate, exact or not."""
@@ -173,7 +192,7 @@ class _Reverse(Run):
 
         plan = self.plan()
         state, adjoint, stored_bits = self._there_and_back(plan, mode, outer_adjoint)
-        mismatched = mismatched_bits(state, self.initial)
+        mismatched = mismatched_bits(state, self.initial())
         if mismatched:
             self.locate_overflow()
         size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes)) * self.num_steps
@@ -185,12 +204,9 @@ class _Reverse(Run):
             stored_bits_per_param_step=stored_bits / size,
             bound_bits_per_param_step=plan.bound_bits / size,
         )
-        d_begin = pull_back(
-            self.problem, self.hyper, self.key, self.optimizer, self.num_steps, adjoint.state.position, adjoint.schedule
+        gradient = _collect(
+            self.problem, self.hyper, self.key, self.optimizer, self.num_steps, adjoint, ended["d_hyper"]
         )
-        gradient = jax.tree.map(jnp.add, ended["d_hyper"], d_begin)
-        leaves = jax.tree.leaves(gradient)
-        gradient = replace_leaves(gradient, {index: leaves[index] + d for index, d in adjoint.hyper.items()})
         return Hypergradient(ended["value"], gradient, ended["params"], certificate)
 
     def _there_and_back(
@@ -198,16 +214,47 @@ class _Reverse(Run):
     ) -> tuple[State, Adjoint, float]:
         trajectory = self.forward(plan)
         stored_bits = trajectory.stored_bits
-        params = as_real(trajectory.state.position, self.dtypes)
+        params = self.parameters(trajectory.state)
         follow = Partial(FollowStep(self.optimizer, mode == "fused"), self.problem, self.hyper, self.key)
         state, adjoint = backward(
-            self.optimizer, follow, self.schedule, trajectory, adjoint_at(params), dtypes=self.dtypes,
+            self.optimizer,
+            follow,
+            self.schedule,
+            trajectory,
+            adjoint_at(params),
+            dtypes=self.dtypes,
+            pace=self.habits.backward,
             interrupt=self.interrupt,
         )
         return state, adjoint, stored_bits
 
     def _adjoint_at_rest(self) -> Adjoint:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.shapes)
-        state = self.optimizer.init(zeros)._replace(buffers={})
-        schedule = jax.tree.map(jnp.zeros_like, self.schedule)
-        return Adjoint(state, schedule, accumulators(self.problem, zeros, self.hyper, self.key))
+        return _adjoint_at_rest(
+            self.optimizer, Static(self.shapes), self.problem, self.hyper, self.key, self.schedule
+        )
+
+
+@partial(jax.jit, static_argnames=("optimizer", "shapes"))
+def _adjoint_at_rest(
+    optimizer: Optimizer, shapes: Static, problem: Problem, hyper: Hyper, key: jax.Array, schedule: Schedule
+) -> Adjoint:
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.tree)
+    state = optimizer.init(zeros)._replace(buffers={})
+    return Adjoint(state, jax.tree.map(jnp.zeros_like, schedule), accumulators(problem, zeros, hyper, key))
+
+
+@partial(jax.jit, static_argnames=("optimizer", "num_steps"))
+def _collect(
+    problem: Problem,
+    hyper: Hyper,
+    key: jax.Array,
+    optimizer: Optimizer,
+    num_steps: int,
+    adjoint: Adjoint,
+    d_hyper: Hyper,
+) -> Hyper:
+    """The hypergradient: through the outer loss, the initial parameters and schedule, and every inner loss."""
+    d_begin = pull_back(problem, hyper, key, optimizer, num_steps, adjoint.state.position, adjoint.schedule)
+    gradient = jax.tree.map(jnp.add, d_hyper, d_begin)
+    leaves = jax.tree.leaves(gradient)
+    return replace_leaves(gradient, {index: leaves[index] + more for index, more in adjoint.hyper.items()})

@@ -7,15 +7,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from core.engines.certificate import Certificate, merged
+from core.engines.problem import Hyper, Problem
+from core.engines.result import Hypergradient
+from core.engines.reversible import reversible
+from core.engines.unrolled import unrolled
 from core.errors import InvalidProblem, X64Disabled
-from core.hypergradient.certificate import Certificate, merged
-from core.hypergradient.problem import Hyper, Problem
-from core.hypergradient.result import Hypergradient
-from core.hypergradient.reversible import reversible
-from core.hypergradient.unrolled import unrolled
-from core.reversible.optimizers import Optimizer, sgd
+from core.reversal.optimizers import Optimizer, sgd
 
-__all__ = ["Certificate", "Engine", "Hypergradient", "Problem", "hypergradient", "reversible", "sgd", "unrolled"]
+__all__ = [
+    "Certificate",
+    "Engine",
+    "Hypergradient",
+    "Problem",
+    "hypergradient",
+    "reversible",
+    "sgd",
+    "unrolled",
+]
 
 Engine = Callable[[Problem, Hyper, Optimizer, int, jax.Array], Hypergradient]
 
@@ -60,7 +69,9 @@ def hypergradient(
     runs = [engine(problem, hyper, optimizer, num_steps, one) for one in keys]
     return Hypergradient(
         value=jnp.mean(jnp.stack([run.value for run in runs])),
-        gradient=jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *[run.gradient for run in runs]),
+        gradient=jax.tree.map(
+            lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *[run.gradient for run in runs]
+        ),
         params=[run.params for run in runs],
         certificate=merged([run.certificate for run in runs]),
     )

@@ -17,22 +17,22 @@ LIMIT = OVERFLOW * UNIT  # the same in real units: ±4096
 
 FORGETTING = 2.0**-24
 """Factors below this one forget: the buffer would have to grow by more than 24 bits in one step, so the value is
-stored whole before the step instead (see `core.reversible.trajectory`)."""
+stored whole before the step instead (see `core.reversal.trajectory`)."""
 
 
-def to_fixed(real: Float[Array, "..."]) -> Float64[Array, "..."]:
+def to_fixed(real: Float[Array, ...]) -> Float64[Array, ...]:
     """Nearest fixed-point number, as an integer-valued float64."""
     return jnp.round(real.astype(jnp.float64) * 2.0**FRACTION_BITS)
 
 
-def to_real(fixed: Float64[Array, "..."], dtype: jax.typing.DTypeLike = jnp.float64) -> Float[Array, "..."]:
+def to_real(fixed: Float64[Array, ...], dtype: jax.typing.DTypeLike = jnp.float64) -> Float[Array, ...]:
     """Value of a fixed-point number, rounded once to `dtype`."""
     return (fixed * UNIT).astype(dtype)
 
 
 def decay(
-    value: Float64[Array, "..."], buffer: Float64[Array, "..."], factor: Float64[Array, "..."]
-) -> tuple[Float64[Array, "..."], Float64[Array, "..."]]:
+    value: Float64[Array, ...], buffer: Float64[Array, ...], factor: Float64[Array, ...]
+) -> tuple[Float64[Array, ...], Float64[Array, ...]]:
     """Scale `value` by `factor`, keeping in `buffer` what the rounding would lose.
 
         diag(K, 1/K) = [1 K−K²; 0 1] [1 0; −1/K 1] [1 K−1; 0 1] [1 0; 1 1]
@@ -63,8 +63,8 @@ def decay(
 
 
 def undecay(
-    value: Float64[Array, "..."], buffer: Float64[Array, "..."], factor: Float64[Array, "..."]
-) -> tuple[Float64[Array, "..."], Float64[Array, "..."]]:
+    value: Float64[Array, ...], buffer: Float64[Array, ...], factor: Float64[Array, ...]
+) -> tuple[Float64[Array, ...], Float64[Array, ...]]:
     """Exact inverse of `decay`: its lines, negated, from last to first. A forgotten value stays scaled."""
     kept = jnp.where(factor < FORGETTING, 1.0, factor)
 

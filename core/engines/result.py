@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from core.hypergradient.certificate import Certificate
+from core.engines.certificate import Certificate
 
 
 class Hypergradient(NamedTuple):

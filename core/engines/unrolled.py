@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.engines.certificate import Certificate
+from core.engines.inner import begin, inner_gradient
+from core.engines.problem import Hyper, Params, Problem, group_names
+from core.engines.result import Hypergradient
 from core.errors import FixedPointOverflow
-from core.hypergradient.certificate import Certificate
-from core.hypergradient.inner import begin, inner_gradient
-from core.hypergradient.problem import Hyper, Params, Problem, group_names
-from core.hypergradient.result import Hypergradient
-from core.reversible.lifting import LIMIT
-from core.reversible.optimizers import Optimizer
-from core.reversible.schedule import check, hypers_of
+from core.reversal.lifting import LIMIT
+from core.reversal.optimizers import Optimizer
+from core.reversal.schedule import check, hypers_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ def unrolled() -> Unrolled:
 
 
 @partial(jax.jit, static_argnames=("optimizer", "num_steps"))
-def _value_and_gradient(problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int) -> Any:
+def _value_and_gradient(
+    problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int
+) -> Any:
     def trained(hyper: Hyper) -> tuple[jax.Array, Any]:
         params, largest = train(problem, hyper, key, optimizer, num_steps)
         return problem.outer_loss(params, hyper, key), (params, largest)

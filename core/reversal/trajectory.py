@@ -16,10 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import FixedPointOverflow
-from core.reversible.information_buffer import HostStore, Place, Plan, bits_in_use, plan_spills, spill, unspill
-from core.reversible.lifting import LIMIT, OVERFLOW, UNIT, to_real
-from core.reversible.optimizers import Optimizer, Params, State
-from core.reversible.schedule import Schedule, hypers_of
+from core.reversal.information_buffer import (
+    HostStore,
+    Place,
+    Plan,
+    bits_in_use,
+    plan_spills,
+    spill,
+    unspill,
+)
+from core.reversal.lifting import LIMIT, OVERFLOW, UNIT, to_real
+from core.reversal.optimizers import Optimizer, Params, State
+from core.reversal.schedule import Schedule, hypers_of
 
 Gradient = Callable[[Params, jax.Array], Params]
 """(params in compute dtype, step) → gradient. A `jax.tree_util.Partial`, so that arrays in it are arguments."""
@@ -39,7 +47,9 @@ class Pace:
     def timed(self, start: int, stop: int, *, backward: bool = False) -> Iterator[tuple[int, int]]:
         """Cut [start, stop) into chunks, last chunk first if `backward`; doubles while chunks are short."""
         while start < stop:
-            low, high = (max(start, stop - self.steps), stop) if backward else (start, min(stop, start + self.steps))
+            low, high = (
+                (max(start, stop - self.steps), stop) if backward else (start, min(stop, start + self.steps))
+            )
             began = time.perf_counter()
             yield low, high
             elapsed = time.perf_counter() - began
@@ -95,9 +105,10 @@ def forward(
     plan: Plan,
     *,
     dtypes: Params,
+    pace: Pace | None = None,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Trajectory:
-    """Train from `initial` along the plan.
+    """Train from `initial` (consumed) along the plan.
 
     The range is checked between chunks only, since a check in every step would cost a pass over the state. What
     leaves the range and comes back in between cannot go unnoticed: either every sum was exact all the same, or
@@ -110,12 +121,14 @@ def forward(
         initial: fixed-point state to start from.
         plan: from `plan_for`.
         dtypes: pytree like the parameters, the dtype in which `gradient` takes each.
+        pace: kept from an earlier run of the same program, so that this one need not find it.
         interrupt: called between chunks; what it raises ends the run.
 
     Raises:
         LeftRange: a state is outside the fixed-point range.
     """
-    state, store, pace = jax.tree.map(jnp.copy, initial), HostStore(), Pace()
+    state, store = initial, HostStore()
+    pace = pace or Pace()
     for segment in plan.segments:
         for place in segment.spills:
             high, low = spill(_get(state.buffers, place))
@@ -125,11 +138,10 @@ def forward(
             store.push(jnp.copy(_get(state._asdict(), place)))
         for start, stop in pace.timed(segment.start, segment.stop):
             interrupt()
-            state, in_range = advance(optimizer, _Static(dtypes), gradient, schedule, state, start, stop)
+            state, in_range = advance(optimizer, Static(dtypes), gradient, schedule, state, start, stop)
             if not in_range:
                 raise LeftRange
-    residual = sum(float(bits_in_use(buffer)) for buffer in jax.tree.leaves(state.buffers))
-    return Trajectory(state, store, plan, residual)
+    return Trajectory(state, store, plan, float(bits_in_use(state.buffers)))
 
 
 def locate_overflow(
@@ -143,15 +155,15 @@ def locate_overflow(
     names: list[str],
     interrupt: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train again, checking every step, and raise FixedPointOverflow with the step and group that left the range.
+    """Train again from `initial` (consumed), checking every step, and raise FixedPointOverflow with the step and group that left the range.
 
     Returns when nothing does. Buffers are left to themselves: what they hold does not matter here.
     """
-    state, pace = jax.tree.map(jnp.copy, initial), Pace()
+    state, pace = initial, Pace()
     for start, stop in pace.timed(0, num_steps):
         interrupt()
         state, reached, largest = advance_checked(
-            optimizer, _Static(dtypes), gradient, schedule, state, start, stop
+            optimizer, Static(dtypes), gradient, schedule, state, start, stop
         )
         if reached < stop:
             group = int(np.argmax(largest))
@@ -172,6 +184,7 @@ def backward(
     carry: Any,
     *,
     dtypes: Params,
+    pace: Pace | None = None,
     interrupt: Callable[[], None] = lambda: None,
 ) -> tuple[State, Any]:
     """Undo a forward run (consumed, with `carry`), step by step from the last to the first.
@@ -179,13 +192,14 @@ def backward(
     Returns:
         The state before the first step, equal bit for bit to what `forward` was given; and the carry.
     """
-    state, store, pace = trajectory.state, trajectory.store, Pace()
+    state, store = trajectory.state, trajectory.store
+    pace = pace or Pace()
     for segment in reversed(trajectory.plan.segments):
         forgotten = {place: store.pop() for place in reversed(segment.forgets)}
         for start, stop in pace.timed(segment.start, segment.stop, backward=True):
             interrupt()
             state, carry = rewind(
-                optimizer, _Static(dtypes), observe, schedule, state, carry, start, stop, _by_field(forgotten)
+                optimizer, Static(dtypes), observe, schedule, state, carry, start, stop, _by_field(forgotten)
             )
             jax.block_until_ready(carry)
         for place in reversed(segment.spills):
@@ -198,7 +212,13 @@ def backward(
 
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
 def advance(
-    optimizer: Optimizer, dtypes: _Static, gradient: Gradient, schedule: Schedule, state: State, start: int, stop: int
+    optimizer: Optimizer,
+    dtypes: Static,
+    gradient: Gradient,
+    schedule: Schedule,
+    state: State,
+    start: int,
+    stop: int,
 ) -> tuple[State, jax.Array]:
     """Take steps [start, stop). Returns the state, and whether it is in range at the end."""
     step = partial(_step, optimizer, dtypes, gradient, schedule)
@@ -208,7 +228,13 @@ def advance(
 
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
 def advance_checked(
-    optimizer: Optimizer, dtypes: _Static, gradient: Gradient, schedule: Schedule, state: State, start: int, stop: int
+    optimizer: Optimizer,
+    dtypes: Static,
+    gradient: Gradient,
+    schedule: Schedule,
+    state: State,
+    start: int,
+    stop: int,
 ) -> tuple[State, jax.Array, jax.Array]:
     """Take steps [start, stop), or up to the first that leaves the range.
 
@@ -232,7 +258,12 @@ def advance_checked(
 
 
 def _step(
-    optimizer: Optimizer, dtypes: _Static, gradient: Gradient, schedule: Schedule, state: State, number: jax.Array
+    optimizer: Optimizer,
+    dtypes: Static,
+    gradient: Gradient,
+    schedule: Schedule,
+    state: State,
+    number: jax.Array,
 ) -> State:
     # barriers: the gradient must be compiled apart from its surroundings, here and in `rewind`, to have the same
     # bits in both; and without them XLA on CPU recomputes it inside every consumer
@@ -245,7 +276,7 @@ def _step(
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state", "carry"))
 def rewind(
     optimizer: Optimizer,
-    dtypes: _Static,
+    dtypes: Static,
     observe: Observe,
     schedule: Schedule,
     state: State,
@@ -271,7 +302,7 @@ def rewind(
 
         state = optimizer.unstep(state, gradient_at, hypers_of(row, schedule.weights, treedef))
         state = _restore(state, forgotten)
-        before = jax.tree.map(to_real, state._replace(buffers={}))
+        before = _real_state(state, dtypes.tree)
         return state, follow[0](before, row, schedule.weights)
 
     return jax.lax.fori_loop(0, stop - start, undo, (state, carry))
@@ -287,32 +318,48 @@ def _only_gradient(gradient: Gradient, carry: Any, step: jax.Array, params: Para
     return grads, lambda before, row, weights: carry
 
 
+def _real_state(state: State, dtypes: Params) -> State:
+    """The state in compute precision, without its buffers."""
+    fields = {name: as_real(tree, dtypes) for name, tree in state._asdict().items() if name != "buffers"}
+    return state._replace(buffers={}, **fields)
+
+
 def as_real(position: Params, dtypes: Params) -> Params:
     """Fixed-point parameters in compute precision."""
     return jax.tree.map(to_real, position, dtypes)
+
+
+@partial(jax.jit, static_argnames="dtypes")
+def real_parameters(state: State, dtypes: Static) -> Params:
+    """Elementary parameters of a fixed-point state, in compute precision."""
+    return as_real(state.position, dtypes.tree)
 
 
 def magnitudes(state: State) -> jax.Array:
     """Each group's largest |state| over all fields but the buffers: [groups]. NaN counts as infinite."""
     fields = [jax.tree.leaves(tree) for name, tree in state._asdict().items() if name != "buffers"]
     largest = [
-        jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in group])) for group in zip(*fields, strict=True)
+        jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in group]))
+        for group in zip(*fields, strict=True)
     ]
-    return jnp.nan_to_num(jnp.stack(largest), nan=jnp.inf)
+    by_group = jnp.stack(largest)
+    return jnp.where(jnp.isnan(by_group), jnp.inf, by_group)
 
 
 def mismatched_bits(left: State, right: State) -> int:
     """Number of bits in which two fixed-point states differ."""
-    return sum(int(_differing(a, b)) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+    return int(_differing_bits(left, right))
 
 
 @jax.jit
-def _differing(left: jax.Array, right: jax.Array) -> jax.Array:
-    differing = left.astype(jnp.int64) ^ right.astype(jnp.int64)
-    return jnp.sum(jax.lax.population_count(differing))
+def _differing_bits(left: State, right: State) -> jax.Array:
+    def differing(one: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.sum(jax.lax.population_count(one.astype(jnp.int64) ^ other.astype(jnp.int64)))
+
+    return sum(jax.tree.leaves(jax.tree.map(differing, left, right)), jnp.zeros((), jnp.int64))
 
 
-class _Static:
+class Static:
     """A pytree of hashable leaves as one static argument."""
 
     def __init__(self, tree: Any) -> None:
@@ -327,7 +374,7 @@ class _Static:
         return hash((self._leaves, self._treedef))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and (self._leaves, self._treedef) == (other._leaves, other._treedef)
+        return isinstance(other, Static) and (self._leaves, self._treedef) == (other._leaves, other._treedef)
 
 
 def _get(fields: dict[str, Params], place: Place) -> jax.Array:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem
-from core.hypergradient.problem import Hyper, Params, Problem
-from core.reversible.optimizers import Optimizer
-from core.reversible.schedule import Schedule, normalize
+from core.reversal.optimizers import Optimizer
+from core.reversal.schedule import Schedule, normalize
 
 
 @partial(jax.jit, static_argnames=("optimizer", "num_steps"))
@@ -41,7 +41,9 @@ def pull_back(
 
 
 @jax.jit
-def outer(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> tuple[jax.Array, tuple[Params, Hyper]]:
+def outer(
+    problem: Problem, params: Params, hyper: Hyper, key: jax.Array
+) -> tuple[jax.Array, tuple[Params, Hyper]]:
     """Outer loss and its gradients with respect to parameters and hyperparameters."""
     return jax.value_and_grad(problem.outer_loss, argnums=(0, 1))(params, hyper, key)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from core.reversible.lifting import decay, to_fixed, undecay
+from core.reversal.lifting import decay, to_fixed, undecay
 
 Params: TypeAlias = Any  # pytree of arrays; its leaves are the groups
 State: TypeAlias = Any  # NamedTuple with fields position, …, buffers
@@ -78,7 +78,9 @@ def sgd() -> Optimizer:
 
 
 def _momentum_init(params: Params) -> MomentumState:
-    return MomentumState(params, jax.tree.map(jnp.zeros_like, params), {"velocity": jax.tree.map(jnp.zeros_like, params)})
+    return MomentumState(
+        params, jax.tree.map(jnp.zeros_like, params), {"velocity": jax.tree.map(jnp.zeros_like, params)}
+    )
 
 
 def _momentum_decays(hypers: Hypers) -> dict[str, Params]:
@@ -98,10 +100,10 @@ def _sgd_step(state: MomentumState, gradient: Params, hypers: Hypers) -> Momentu
     return MomentumState(position, velocity, {"velocity": buffer})
 
 
-def _sgd_unstep(
-    state: MomentumState, gradient_at: Callable[[Params], Params], hypers: Hypers
-) -> MomentumState:
-    position = jax.tree.map(lambda w, v, a: w - jnp.round(a * v), state.position, state.velocity, hypers["step_size"])
+def _sgd_unstep(state: MomentumState, gradient_at: Callable[[Params], Params], hypers: Hypers) -> MomentumState:
+    position = jax.tree.map(
+        lambda w, v, a: w - jnp.round(a * v), state.position, state.velocity, hypers["step_size"]
+    )
     gradient = gradient_at(position)
     velocity = jax.tree.map(lambda v, g, m: v + _gain(g, m), state.velocity, gradient, hypers["momentum"])
     velocity, buffer = _map2(undecay, velocity, state.buffers["velocity"], hypers["momentum"])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import InvalidProblem
-from core.reversible.optimizers import Hypers, Optimizer, Params
+from core.reversal.optimizers import Hypers, Optimizer, Params
 
 
 class Schedule(NamedTuple):
@@ -29,7 +29,8 @@ class Schedule(NamedTuple):
     def add_row(self, step: jax.Array, row: dict[str, jax.Array]) -> Schedule:
         """With `row` added to the rows of one step; used to accumulate cotangents."""
         rows = {
-            name: values.at[jnp.minimum(step, len(values) - 1)].add(row[name]) for name, values in self.rows.items()
+            name: values.at[jnp.minimum(step, len(values) - 1)].add(row[name])
+            for name, values in self.rows.items()
         }
         return self._replace(rows=rows)
 

@@ -1,0 +1,202 @@
+"""What a worker may do to a job. Only the holder of the current lease epoch writes; others are `Fenced`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import case, func, literal, select, update
+from sqlalchemy.orm import Session
+
+from core.records import Losses, MetaRecord
+from core.spec import JobSpec
+from core.store import iterations, learned, outbox
+from core.store.arrays import as_json
+from core.store.errors import Fenced, WorkerLost
+from core.store.models import Job, State
+
+_RECENT = 0.3  # weight of the newest iteration in seconds_per_iteration: the first one also compiles
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write a job's progress, until the epoch moves on."""
+
+    job_id: UUID
+    epoch: int
+    attempt: int
+
+
+def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
+    """Take a queued job for `seconds`. None when there is no such job waiting."""
+    row = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state == State.QUEUED)
+        .values(
+            state=State.RUNNING,
+            attempt=Job.attempt + 1,
+            attempts_without_progress=Job.attempts_without_progress + 1,
+            lease_epoch=Job.lease_epoch + 1,
+            lease_expires_at=func.clock_timestamp() + timedelta(seconds=seconds),
+            started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
+        )
+        .returning(Job.lease_epoch, Job.attempt)
+    ).one_or_none()
+    return None if row is None else Lease(job_id, row.lease_epoch, row.attempt)
+
+
+def spec(session: Session, lease: Lease) -> JobSpec:
+    """What the job asks for."""
+    return JobSpec.model_validate(session.execute(select(Job.spec).where(Job.id == lease.job_id)).scalar_one())
+
+
+def renew(session: Session, lease: Lease, seconds: float) -> bool:
+    """Hold the job for `seconds` more. True when it is to be cancelled."""
+    until = func.clock_timestamp() + timedelta(seconds=seconds)
+    return bool(_write(session, lease, lease_expires_at=until).cancel_requested)
+
+
+def has_started(session: Session, lease: Lease) -> bool:
+    """Whether `save_start` was done, in this attempt or an earlier one."""
+    losses = session.execute(select(Job.losses).where(Job.id == lease.job_id)).scalar_one()
+    return "initial" in losses
+
+
+def save_start(
+    session: Session, lease: Lease, values: dict[str, Any], losses: Losses, provenance: dict[str, Any]
+) -> None:
+    """Keep the initial point, its losses on the evaluation seeds, and where results come from."""
+    device = provenance.get("device")
+    _write(
+        session,
+        lease,
+        losses={"initial": as_json(losses._asdict())},
+        provenance=as_json(provenance),
+        device=None if device is None else str(device),
+        last_progress_at=func.clock_timestamp(),
+    )
+    learned.save_values(session, lease.job_id, 0, values)
+
+
+def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> bool:
+    """Keep a meta-iteration, the values after it and the checkpoint. True when the job is to be cancelled."""
+    checkpoint = record.checkpoint
+    job = _write(
+        session,
+        lease,
+        meta_iteration=checkpoint.iteration,
+        latest_outer_loss=float(record.losses.outer),
+        best_iteration=checkpoint.best_iteration,
+        best_outer_loss=checkpoint.best_outer_loss,
+        seconds_per_iteration=func.coalesce(
+            Job.seconds_per_iteration * (1 - _RECENT) + record.seconds * _RECENT, record.seconds
+        ),
+        attempts_without_progress=0,
+        last_progress_at=func.clock_timestamp(),
+    )
+    iterations.save(session, lease.job_id, record, attempt=lease.attempt, lease_epoch=lease.epoch)
+    learned.save_checkpoint(session, lease.job_id, checkpoint)
+    if not job.keeps_every_iteration:
+        kept = {0, checkpoint.iteration, checkpoint.best_iteration}
+        learned.prune(session, lease.job_id, {iteration for iteration in kept if iteration is not None})
+    return bool(job.cancel_requested)
+
+
+def succeed(
+    session: Session,
+    lease: Lease,
+    *,
+    best_iteration: int,
+    losses: dict[str, Losses | None],
+    provenance: dict[str, Any],
+) -> None:
+    """End the job with its result: which iteration is best, and the losses that show it."""
+    _end(
+        session,
+        lease,
+        state=State.SUCCEEDED,
+        best_iteration=best_iteration,
+        losses={name: loss and as_json(loss._asdict()) for name, loss in losses.items()},
+        provenance=as_json(provenance),
+    )
+
+
+def fail(session: Session, lease: Lease, code: str, message: str, details: dict[str, Any]) -> None:
+    """End the job with an error. What it learned so far stays."""
+    _end(session, lease, state=State.FAILED, error=_error(code, message, details))
+
+
+def cancelled(session: Session, lease: Lease) -> None:
+    """End the job as its owner wished. What it learned so far stays."""
+    _end(session, lease, state=State.CANCELLED)
+
+
+def requeue(session: Session, lease: Lease) -> None:
+    """Hand the job back without charging an attempt; a job to be cancelled ends instead."""
+    row = _write(
+        session,
+        lease,
+        state=case((Job.cancel_requested, State.CANCELLED), else_=State.QUEUED),
+        ended_at=case((Job.cancel_requested, func.clock_timestamp())),
+        lease_expires_at=None,
+        attempts_without_progress=func.greatest(Job.attempts_without_progress - 1, 0),
+        published_at=func.clock_timestamp(),
+    )
+    if row.state == State.QUEUED:
+        outbox.add(session, lease.job_id, row.queue)
+
+
+def reap(session: Session, max_attempts: int) -> int:
+    """Take the jobs whose lease ran out from their workers; returns how many.
+
+    They are queued again, unless cancelled meanwhile, or too often lost without progress.
+    """
+    lost = Job.attempts_without_progress >= max_attempts
+    last = WorkerLost(max_attempts)
+    error = literal(_error(last.code, str(last), last.details()), Job.error.type)
+    rows = session.execute(
+        update(Job)
+        .where(
+            Job.id.in_(
+                select(Job.id)
+                .where(Job.state == State.RUNNING, Job.lease_expires_at < func.clock_timestamp())
+                .with_for_update(skip_locked=True)
+            )
+        )
+        .values(
+            state=case((Job.cancel_requested, State.CANCELLED), (lost, State.FAILED), else_=State.QUEUED),
+            ended_at=case((Job.cancel_requested | lost, func.clock_timestamp())),
+            error=case((~Job.cancel_requested & lost, error)),
+            lease_expires_at=None,
+            published_at=func.clock_timestamp(),
+        )
+        .returning(Job.id, Job.queue, Job.state)
+    ).all()
+    for row in rows:
+        if row.state == State.QUEUED:
+            outbox.add(session, row.id, row.queue)
+    return len(rows)
+
+
+def _write(session: Session, lease: Lease, **values: Any) -> Any:
+    """The one guarded UPDATE that every write of a worker begins with; it also locks the job's row."""
+    row = session.execute(
+        update(Job)
+        .where(Job.id == lease.job_id, Job.state == State.RUNNING, Job.lease_epoch == lease.epoch)
+        .values(**values)
+        .returning(Job.state, Job.queue, Job.cancel_requested, Job.keeps_every_iteration)
+    ).one_or_none()
+    if row is None:
+        raise Fenced(lease.job_id, lease.epoch)
+    return row
+
+
+def _end(session: Session, lease: Lease, **values: Any) -> None:
+    _write(session, lease, lease_expires_at=None, ended_at=func.clock_timestamp(), **values)
+
+
+def _error(code: str, message: str, details: dict[str, Any]) -> dict[str, Any]:
+    error: dict[str, Any] = as_json({"code": code, "message": message, "details": details})
+    return error

@@ -1,0 +1,216 @@
+"""The tables. Every constraint has a name; rows change only in the modules beside this one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class State(StrEnum):
+    """Where a job stands. Succeeded, failed and cancelled are ends; only a retry leaves the last two."""
+
+    QUEUED = "queued"  # waits for a worker
+    RUNNING = "running"  # a worker holds its lease
+    SUCCEEDED = "succeeded"  # all meta-iterations done and evaluated
+    FAILED = "failed"  # an error ended it; `error` says which
+    CANCELLED = "cancelled"  # its owner ended it
+
+
+ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Base(DeclarativeBase):
+    """Naming rules for constraints, and the columns that Python types stand for."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own idiom
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[int]: ARRAY(BigInteger),
+        bytes: LargeBinary,
+        float: Double,
+        str: Text,
+    }
+
+
+class Project(Base):
+    """Whose jobs and keys belong together."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ApiKey(Base):
+    """A key's digest. The key itself is shown once, to whom it is given."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("octet_length(sha256) = 32", name="sha256_length"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    prefix: Mapped[str] = mapped_column(index=True)  # tells keys apart in lists
+    sha256: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Job(Base):
+    """One meta-optimization. Its state changes only in `store.jobs` and `store.leases`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("attempt >= 0", name="attempt_not_negative"),
+        CheckConstraint("attempts_without_progress >= 0", name="attempts_without_progress_not_negative"),
+        CheckConstraint("lease_epoch >= 0", name="lease_epoch_not_negative"),
+        CheckConstraint("meta_iteration BETWEEN 0 AND num_iterations", name="meta_iteration_in_range"),
+        CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", name="leased_while_running"),
+        CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error_when_failed"),
+        CheckConstraint(
+            "(state IN ('succeeded', 'failed', 'cancelled')) = (ended_at IS NOT NULL)",
+            name="ended_at_when_ended",
+        ),
+        Index("ix_jobs_project_id_created_at_id", "project_id", "created_at", "id"),
+        Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
+        Index("ix_jobs_queued", "queue", "published_at", postgresql_where="state = 'queued'"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    preset: Mapped[str | None]
+    spec: Mapped[dict[str, Any]]
+    spec_sha256: Mapped[str]
+    queue: Mapped[str]
+
+    state: Mapped[State] = mapped_column(
+        Enum(
+            State,
+            native_enum=False,
+            length=16,
+            create_constraint=True,
+            name="state",
+            values_callable=lambda states: [state.value for state in states],
+        ),
+        default=State.QUEUED,
+    )
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[dict[str, Any] | None]  # code, message, details
+
+    attempt: Mapped[int] = mapped_column(default=0)  # times a worker has taken it
+    attempts_without_progress: Mapped[int] = mapped_column(default=0)  # since its last meta-iteration
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, default=0)  # only grows; fences off former holders
+    lease_expires_at: Mapped[datetime | None]
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    published_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())  # latest wake-up
+    started_at: Mapped[datetime | None]
+    last_progress_at: Mapped[datetime | None]  # apart from the lease: a hung computation still renews that
+    ended_at: Mapped[datetime | None]
+
+    num_hyperparameters: Mapped[int] = mapped_column(BigInteger)
+    num_iterations: Mapped[int]
+    keeps_every_iteration: Mapped[bool]  # else initial, best and last values only
+    meta_iteration: Mapped[int] = mapped_column(default=0)  # number done
+    seconds_per_iteration: Mapped[float | None]
+    latest_outer_loss: Mapped[float | None]
+    best_outer_loss: Mapped[float | None]
+    best_iteration: Mapped[int | None]
+    losses: Mapped[dict[str, Any]] = mapped_column(default=dict)  # initial, best, last; on evaluation seeds
+    provenance: Mapped[dict[str, Any] | None]
+    device: Mapped[str | None]
+
+
+class MetaIteration(Base):
+    """Losses, norm and certificate at the values before one update."""
+
+    __tablename__ = "iterations"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    iteration: Mapped[int] = mapped_column(primary_key=True)
+    outer_loss: Mapped[float]  # may be NaN: a double keeps it, JSON shows null
+    train_loss: Mapped[float]
+    valid_loss: Mapped[float]
+    test_loss: Mapped[float]
+    hypergradient_norm: Mapped[float]
+    seconds: Mapped[float]
+    certificate: Mapped[dict[str, Any]]
+    attempt: Mapped[int]
+    lease_epoch: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ArrayColumns:
+    """An array as its raw little-endian bytes in C order."""
+
+    shape: Mapped[list[int]]
+    dtype: Mapped[str] = mapped_column(String(8))  # NumPy's name, such as <f8
+    data: Mapped[bytes]
+
+
+class LearnedValue(ArrayColumns, Base):
+    """One hyperparameter, unconstrained, after `iteration` updates; 0 is the initial point."""
+
+    __tablename__ = "learned_values"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    iteration: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
+class SavedCheckpoint(Base):
+    """Where to go on. Its values are the `learned_values` of its iteration; the best one stands in the job."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    iteration: Mapped[int]
+    first_norm: Mapped[float | None]
+
+
+class OptimizerLeaf(ArrayColumns, Base):
+    """One leaf of the outer optimizer's state at the checkpoint."""
+
+    __tablename__ = "optimizer_leaves"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.job_id", ondelete="CASCADE"), primary_key=True)
+    leaf: Mapped[int] = mapped_column(primary_key=True)
+
+
+class WakeUp(Base):
+    """A message about a queued job that is still to be published."""
+
+    __tablename__ = "outbox"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    queue: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

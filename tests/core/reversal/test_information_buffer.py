@@ -1,0 +1,90 @@
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.reversal.information_buffer import HostStore, plan_spills, spill, unspill
+from core.reversal.lifting import OVERFLOW, decay
+
+
+def plan(factors, size=1):
+    return plan_spills({"v": factors}, {"v": -np.log2(factors)}, [size] * factors.shape[1], len(factors))
+
+
+def constant(factor, steps, groups=1):
+    return np.full((steps, groups), factor)
+
+
+def test_spilling_is_inverted_bit_for_bit():
+    buffer = jnp.round(jax.random.uniform(jax.random.key(0), 10_000, jnp.float64, -1, 1) * 2.0**52)
+    np.testing.assert_array_equal(unspill(*spill(buffer)), buffer)
+
+
+def test_a_store_returns_arrays_last_in_first_out_and_counts_bits():
+    store = HostStore()
+    arrays = [jnp.arange(n, dtype=jnp.uint32) for n in (3, 4, 5)]
+    for array in arrays:
+        store.push(array)
+    assert store.bits == (3 + 4 + 5) * 32
+    for array in reversed(arrays):
+        np.testing.assert_array_equal(store.pop(), array)
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000, 20_000])
+@pytest.mark.parametrize("factor", [0.0, 1e-9, 1e-4, 0.3, 0.9, 0.999, 1.0])
+def test_segments_cover_every_step_once_in_order(factor, steps):
+    with np.errstate(divide="ignore"):
+        segments = plan(constant(factor, steps, 2)).segments
+    assert segments[0].start == 0
+    assert segments[-1].stop == steps
+    assert all(one.stop == other.start for one, other in pairwise(segments))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.3, 0.999), (0.01, 0.5), (1e-4, 0.01), (1e-7, 1e-4), (0.999, 0.99999)]
+)
+def test_buffers_stay_in_range_and_spills_are_no_more_than_needed(low, high):
+    """Runs the plan on real buffers, group by group, with values as adverse as random ones are."""
+    rng = np.random.default_rng(0)
+    factors = rng.uniform(low, high, (1500, 2))
+    planned = plan(factors)
+    values = [jnp.asarray(np.round(rng.uniform(-1, 1, 100) * 2.0**51)) for _ in range(2)]
+    buffers = [jnp.zeros(100), jnp.zeros(100)]
+    stored = largest = 0
+    step_jit = jax.jit(decay)
+    for segment in planned.segments:
+        assert not segment.forgets
+        for place in segment.spills:
+            buffers[place.group], low_bits = spill(buffers[place.group])
+            stored += low_bits.size * 32
+        for step in range(segment.start, segment.stop):
+            for group in range(2):
+                values[group], buffers[group] = step_jit(values[group], buffers[group], factors[step, group])
+                values[group] = values[group] + jnp.asarray(np.round(rng.uniform(-1, 1, 100) * 2.0**50))
+                largest = max(largest, float(jnp.max(jnp.abs(buffers[group]))))
+    assert largest <= OVERFLOW
+    assert stored <= 1.02 * planned.bound_bits * 100
+
+
+def test_the_bound_is_the_information_theoretic_one():
+    assert plan(constant(0.5, 100), size=7).bound_bits == pytest.approx(700)
+
+
+def test_a_forgetting_step_is_a_segment_of_its_own():
+    factors = constant(0.9, 10, 2)
+    factors[4, 1] = 0.0
+    with np.errstate(divide="ignore"):
+        segments = plan(factors).segments
+    assert [(one.start, one.stop) for one in segments] == [(0, 4), (4, 5), (5, 10)]
+    assert [place.group for place in segments[1].forgets] == [1]
+
+
+def test_groups_are_spilled_apart():
+    factors = constant(0.999, 500, 2)
+    factors[:, 1] = 0.5
+    spilled = [place.group for segment in plan(factors).segments for place in segment.spills]
+    assert spilled
+    assert set(spilled) == {1}
