@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -37,10 +37,10 @@ class DatasetInfo:
 
 
 class Examples(NamedTuple):
-    """Inputs [n, features] float64 and labels [n] int32, of the same length."""
+    """Inputs [n, features] float64 and labels [n] int32, of the same length; on the host or on a device."""
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    inputs: Any
+    labels: Any
 
 
 class SplitData(NamedTuple):
@@ -94,13 +94,9 @@ def load(spec: JobSpec) -> SplitData:
     scaled = inputs[order] / (16.0 if dataset.name == "digits" else 255.0)
     scaled -= scaled[: split.train].mean(axis=0)
     ends = [split.train, split.train + split.valid]
-    parts = [
-        Examples(part, part_labels)
-        for part, part_labels in zip(
-            np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True
-        )
-    ]
-    return SplitData(*parts, sha256=digest)
+    parts = zip(np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True)
+    train, valid, test = (Examples(*part) for part in parts)
+    return SplitData(train, valid, test, sha256=digest)
 
 
 def check_fits(spec: JobSpec, info: DatasetInfo) -> None:

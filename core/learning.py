@@ -42,7 +42,7 @@ class Learner:
     ) -> None:
         self.spec, self.groups, self.layouts = spec, groups, layouts
         self._data, self._interrupt = data, interrupt
-        self._classifier = Classifier(spec, groups, layouts)
+        self._classifier = Classifier.of(spec, groups, layouts)
         self._problem = self._classifier.problem(data)
 
     @classmethod

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+Values: TypeAlias = dict[str, np.ndarray]  # hyperparameters by name
 
 
 class Losses(NamedTuple):
@@ -22,7 +24,7 @@ class Checkpoint:
     """Everything the next meta-iteration depends on, so that a resumed job gives the same bits."""
 
     iteration: int  # next to run, which is the number done
-    values: dict[str, np.ndarray]  # unconstrained learned hyperparameters after the last update
+    values: Values  # unconstrained learned hyperparameters after the last update
     optimizer_state: list[np.ndarray]  # leaves of the outer optimizer's state, of any dtype
     best_iteration: int | None
     best_outer_loss: float | None
@@ -34,7 +36,7 @@ class MetaRecord:
     """One meta-iteration. Losses, norm and certificate are those at `values`."""
 
     iteration: int  # 0-based
-    values: dict[str, np.ndarray]  # unconstrained learned hyperparameters before this iteration's update
+    values: Values  # unconstrained learned hyperparameters before this iteration's update
     losses: Losses
     hypergradient_norm: float
     seconds: float

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import platform
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import jax
-import jaxlib
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    return {"python": platform.python_version(), "jax": jax.__version__, "jaxlib": version("jaxlib")}
 
 
 def _device() -> str:

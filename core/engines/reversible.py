@@ -30,7 +30,7 @@ from core.errors import UncertifiedGradient
 from core.reversal.information_buffer import Plan
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import Schedule, hypers_of
-from core.reversal.trajectory import Static, backward, mismatched_bits
+from core.reversal.trajectory import Static, backward, mismatched_bits, rewind
 
 _PROBE_STEPS = 4
 
@@ -169,6 +169,22 @@ def reversible(
             UncertifiedGradient is raised.
     """
     return Reversible(interrupt, fallback)
+
+
+def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array) -> int:
+    """Bytes of device memory that running backward needs beyond its arguments and the gradient it returns.
+
+    By XLA's own analysis of the compiled program: temporary buffers, state, information buffers and adjoint.
+    """
+    run = _Reverse(problem, hyper, optimizer, num_steps, key, lambda: None)
+    adjoint = run._adjoint_at_rest()
+    follow = Partial(FollowStep(optimizer, fused=True), problem, hyper, key)
+    lowered = rewind.lower(
+        optimizer, Static(run.dtypes), follow, run.schedule, run.initial(), adjoint, 0, num_steps, {}
+    )
+    analysis = lowered.compile().memory_analysis()
+    gradient = sum(leaf.nbytes for leaf in jax.tree.leaves((adjoint.schedule, adjoint.hyper)))
+    return analysis.temp_size_in_bytes + analysis.alias_size_in_bytes - gradient
 
 
 class _Reverse(Run):

@@ -155,9 +155,12 @@ def locate_overflow(
     names: list[str],
     interrupt: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train again from `initial` (consumed), checking every step, and raise FixedPointOverflow with the step and group that left the range.
+    """Train again from `initial` (consumed), checking every step; return when no state leaves the range.
 
-    Returns when nothing does. Buffers are left to themselves: what they hold does not matter here.
+    Buffers are left to themselves: what they hold does not matter here.
+
+    Raises:
+        FixedPointOverflow: names the first step and group that left the range.
     """
     state, pace = initial, Pace()
     for start, stop in pace.timed(0, num_steps):

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Update, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from core.hyperparameters import Group, count_learned, layouts_of
 from core.spec import JobSpec
 from core.store import outbox
 from core.store.arrays import as_json
@@ -35,10 +36,11 @@ def create(
     *,
     preset: str | None,
     queue: str,
-    num_hyperparameters: int,
+    groups: tuple[Group, ...],
     max_snapshot_bytes: int,
 ) -> Job:
     """Queue a job."""
+    num_hyperparameters = count_learned(layouts_of(spec, groups))
     num_iterations = spec.meta.num_iterations
     snapshot_bytes = num_hyperparameters * _BYTES_PER_VALUE * (num_iterations + 1)
     job = Job(
@@ -48,6 +50,7 @@ def create(
         spec=as_json(spec.model_dump(mode="json")),
         spec_sha256=spec.sha256(),
         queue=queue,
+        groups=[{"name": group.name, "shape": list(group.shape)} for group in groups],
         num_hyperparameters=num_hyperparameters,
         num_iterations=num_iterations,
         keeps_every_iteration=snapshot_bytes <= max_snapshot_bytes,

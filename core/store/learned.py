@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core.records import Checkpoint
+from core.records import Checkpoint, Values
 from core.store.arrays import decode, encode
 from core.store.errors import NothingLearned, Pruned, UnknownIteration
 from core.store.models import Job, LearnedValue, OptimizerLeaf, SavedCheckpoint
@@ -22,7 +21,7 @@ class Learned(NamedTuple):
     """Values with the number of updates that led to them."""
 
     iteration: int
-    values: dict[str, np.ndarray]
+    values: Values
 
 
 def read(session: Session, job: Job, which: Which) -> Learned:
@@ -47,7 +46,7 @@ def read(session: Session, job: Job, which: Which) -> Learned:
     return Learned(iteration, values)
 
 
-def values_at(session: Session, job_id: UUID, iteration: int) -> dict[str, np.ndarray]:
+def values_at(session: Session, job_id: UUID, iteration: int) -> Values:
     """Values by name; none when they were not kept."""
     rows = session.scalars(
         select(LearnedValue)
@@ -63,7 +62,7 @@ def kept_iterations(session: Session, job_id: UUID) -> list[int]:
     return sorted(session.scalars(query))
 
 
-def save_values(session: Session, job_id: UUID, iteration: int, values: dict[str, np.ndarray]) -> None:
+def save_values(session: Session, job_id: UUID, iteration: int, values: Values) -> None:
     """Keep values; a second time changes nothing."""
     for name, array in values.items():
         row = {"job_id": job_id, "iteration": iteration, "name": name, **encode(array)}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import case, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from core.records import Losses, MetaRecord
+from core.records import Checkpoint, Losses, MetaRecord, Values
 from core.spec import JobSpec
 from core.store import iterations, learned, outbox
 from core.store.arrays import as_json
@@ -27,6 +28,14 @@ class Lease:
     job_id: UUID
     epoch: int
     attempt: int
+
+
+class Work(NamedTuple):
+    """A job as far as it has come."""
+
+    spec: JobSpec
+    initial: Losses | None  # of the initial point, on the evaluation seeds; None before `save_start`
+    checkpoint: Checkpoint | None  # None before the first meta-iteration is done
 
 
 def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
@@ -47,26 +56,23 @@ def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
     return None if row is None else Lease(job_id, row.lease_epoch, row.attempt)
 
 
-def spec(session: Session, lease: Lease) -> JobSpec:
-    """What the job asks for."""
-    return JobSpec.model_validate(session.execute(select(Job.spec).where(Job.id == lease.job_id)).scalar_one())
-
-
 def renew(session: Session, lease: Lease, seconds: float) -> bool:
     """Hold the job for `seconds` more. True when it is to be cancelled."""
     until = func.clock_timestamp() + timedelta(seconds=seconds)
     return bool(_write(session, lease, lease_expires_at=until).cancel_requested)
 
 
-def has_started(session: Session, lease: Lease) -> bool:
-    """Whether `save_start` was done, in this attempt or an earlier one."""
-    losses = session.execute(select(Job.losses).where(Job.id == lease.job_id)).scalar_one()
-    return "initial" in losses
+def work(session: Session, lease: Lease) -> Work:
+    """What the holder of the lease has to do."""
+    row = session.execute(select(Job.spec, Job.losses).where(Job.id == lease.job_id)).one()
+    return Work(
+        spec=JobSpec.model_validate(row.spec),
+        initial=_losses(row.losses.get("initial")),
+        checkpoint=learned.load_checkpoint(session, lease.job_id),
+    )
 
 
-def save_start(
-    session: Session, lease: Lease, values: dict[str, Any], losses: Losses, provenance: dict[str, Any]
-) -> None:
+def save_start(session: Session, lease: Lease, values: Values, losses: Losses, provenance: dict[str, Any]) -> None:
     """Keep the initial point, its losses on the evaluation seeds, and where results come from."""
     device = provenance.get("device")
     _write(
@@ -195,6 +201,12 @@ def _write(session: Session, lease: Lease, **values: Any) -> Any:
 
 def _end(session: Session, lease: Lease, **values: Any) -> None:
     _write(session, lease, lease_expires_at=None, ended_at=func.clock_timestamp(), **values)
+
+
+def _losses(document: dict[str, float | None] | None) -> Losses | None:
+    if document is None:
+        return None
+    return Losses(**{name: math.nan if value is None else value for name, value in document.items()})
 
 
 def _error(code: str, message: str, details: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own idiom
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(none_as_null=True),
+        list[dict[str, Any]]: JSONB(none_as_null=True),
         list[int]: ARRAY(BigInteger),
         bytes: LargeBinary,
         float: Double,
@@ -137,6 +138,7 @@ class Job(Base):
     last_progress_at: Mapped[datetime | None]  # apart from the lease: a hung computation still renews that
     ended_at: Mapped[datetime | None]
 
+    groups: Mapped[list[dict[str, Any]]]  # name and shape: needed to read the values, when the data are gone too
     num_hyperparameters: Mapped[int] = mapped_column(BigInteger)
     num_iterations: Mapped[int]
     keeps_every_iteration: Mapped[bool]  # else initial, best and last values only

@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import ColumnElement, delete, func, make_url, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -22,6 +22,11 @@ def add(session: Session, job_id: UUID, queue: str) -> None:
     """Have the job's workers woken once this transaction commits."""
     session.execute(insert(WakeUp).values(job_id=job_id, queue=queue).on_conflict_do_nothing())
     session.execute(select(func.pg_notify(_CHANNEL, "")))
+
+
+def is_empty(session: Session) -> bool:
+    """Whether there is nothing to publish."""
+    return not session.execute(select(exists().select_from(WakeUp))).scalar_one()
 
 
 def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
