@@ -1,0 +1,50 @@
+# Each target sets up .venv by itself; nothing but python3 (3.11 or newer) and make is needed.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo serve test test-all check bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv with the exact versions of requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "could not make a virtual environment; on Debian and Ubuntu: install python3-venv"; exit 1; }
+	@echo "installing the packages of requirements.lock into $(VENV) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY)  ## the main job on the embedded stack: learn 1608 hyperparameters, download them
+	@$(VENV)/bin/retrograd demo
+
+serve: $(READY)  ## run the whole service on this machine until Ctrl-C
+	@$(VENV)/bin/retrograd up
+
+test: $(READY)  ## lint, types, import rules, and the tests that take under a minute each
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(RUN) -m pytest -m "not slow"
+
+test-all: $(READY)  ## every test
+	@$(RUN) -m pytest
+
+check: test  ## what CI runs
+
+bench: $(READY)  ## engines side by side: time and memory as ratios, stored bits against the bound
+	@$(RUN) -m benchmarks.engines
+
+lock: $(READY)  ## resolve the dependencies anew into requirements*.lock
+	@sh requirements.sh
+
+clean:  ## remove what setup and runs have made
+	rm -rf $(VENV) .retrograd outputs

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from core import presets
+from core.spec import JobSpec
+
+
+def document(**changes):
+    """The digits preset with fields replaced, by dotted path."""
+    spec = json.loads(presets.get("digits-schedules").model_dump_json())
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        place = spec
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    return spec
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_are_complete_and_survive_a_round_trip(name):
+    spec = presets.get(name)
+    assert spec.name == name
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_unknown_presets_are_named_with_the_known_ones():
+    with pytest.raises(presets.UnknownPreset, match=r"'nope'; known: .*digits-schedules"):
+        presets.get("nope")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "loc", "message"),
+    [
+        ("colour", "red", ("colour",), "Extra inputs"),
+        ("training__colour", "red", ("training", "colour"), "Extra inputs"),
+        ("training__num_steps", 0, ("training", "num_steps"), "greater than 0"),
+        ("training__num_steps", 10**9, ("training", "num_steps"), "less than or equal to 1000000"),
+        ("training__num_steps", "many", ("training", "num_steps"), "valid integer"),
+        ("training__batch_size", 5000, (), "exceeds problem.dataset.split.train 1000"),
+        ("training__seed", "stale", ("training", "seed", "literal['fresh']"), "fresh"),
+        ("hyperparameters__momentum__initial", 1.0, ("hyperparameters", "momentum", "initial"), "less than 1"),
+        ("hyperparameters__momentum__initial", -0.1, ("hyperparameters", "momentum", "initial"), "greater than"),
+        ("hyperparameters__momentum__initial", 0.0, ("hyperparameters", "momentum"), "no logit"),
+        ("hyperparameters__step_size__initial", 0.0, ("hyperparameters", "step_size"), "above 0"),
+        (
+            "hyperparameters__step_size__initial",
+            float("nan"),
+            ("hyperparameters", "step_size", "initial"),
+            "finite",
+        ),
+        ("hyperparameters__step_size__per", ["step", "step"], ("hyperparameters", "step_size", "per"), "twice"),
+        ("hyperparameters__init_scale__per", ["step"], ("hyperparameters", "init_scale", "per", 0), "group"),
+        ("hyperparameters__l2", {"per": ["group", "weight"]}, ("hyperparameters", "l2", "per"), "give it alone"),
+        ("hyperparameters", {}, ("hyperparameters",), "nothing to learn"),
+        ("problem__dataset__name", "../etc", ("problem", "classifier", "dataset", "name"), "pattern"),
+        ("problem__dataset__split__train", -1, ("problem", "classifier", "dataset", "split", "train"), "greater"),
+        ("problem__model__hidden", [50] * 9, ("problem", "classifier", "model", "mlp", "hidden"), "at most 8"),
+        ("problem__model__kind", "cnn", ("problem", "classifier", "model"), "mlp"),
+        ("meta__num_iterations", 0, ("meta", "num_iterations"), "greater than 0"),
+        (
+            "meta__stop_when",
+            {"hypergradient_norm_grows": 0.5},
+            ("meta", "stop_when", "hypergradient_norm_grows"),
+            "1",
+        ),
+        ("engine", "magic", ("engine",), "reversible"),
+    ],
+)
+def test_mistakes_are_found_where_they_are(path, value, loc, message):
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(document(**{path: value}))
+    errors = caught.value.errors()
+    without_tags = tuple(part for part in loc if part not in {"classifier", "mlp"})
+    found = [tuple(part for part in one["loc"] if part not in {"classifier", "mlp"}) for one in errors]
+    assert without_tags in found
+    assert any(message in one["msg"] for one in errors)
+
+
+def test_digest_ignores_the_name_and_nothing_else():
+    base = JobSpec.model_validate(document())
+    assert base.sha256() == JobSpec.model_validate(document(name="other")).sha256()
+    assert base.sha256() != JobSpec.model_validate(document(training__num_steps=99)).sha256()
+
+
+def test_axes_are_put_in_one_order():
+    spec = JobSpec.model_validate(document(hyperparameters__step_size__per=["group", "step"]))
+    assert spec.hyperparameters.step_size.per == ("step", "group")
