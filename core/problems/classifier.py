@@ -48,7 +48,7 @@ class Classifier:
 
     @classmethod
     def of(cls, spec: JobSpec, groups: tuple[Group, ...], layouts: dict[str, Layout]) -> Classifier:
-        """The spec's classifier. Equal ones are one object, so that a warm worker finds what it compiled before."""
+        """The classifier of `spec`. Equal ones are one object: a warm worker finds what it compiled before."""
         problem, training = spec.problem, spec.training
         layout = tuple(layouts.values())
         return _intern(cls(problem.model, problem.outer_loss, training.batch_size, training.dtype, groups, layout))

@@ -1,0 +1,45 @@
+"""The ASGI application: `uvicorn --factory api.app:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from api import bootstrap, errors
+from api.limits import BodyLimit
+from api.routes import health, hyperparameters, jobs, presets
+from api.schemas import Problem
+from core.config import Settings, get_settings
+from core.store.session import close_store, open_store
+
+_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service on the database of `settings`, by default those of the environment."""
+    settings = settings or get_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
+        yield
+        close_store(app.state.sessions)
+
+    app = FastAPI(
+        title="Retrograd",
+        version="1",
+        summary="Learns hyperparameters by gradient descent through whole training runs.",
+        lifespan=lifespan,
+        responses={"4XX": {"description": "What is wrong, after RFC 9457", "content": _PROBLEM}},
+    )
+    app.state.settings = settings
+    app.state.sessions = open_store(settings.database_url, application="retrograd api")
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    errors.install(app)
+    app.state.routers = [module.router for module in (jobs, hyperparameters, presets, health)]
+    for router in app.state.routers:
+        app.include_router(router)
+    return app

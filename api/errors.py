@@ -1,0 +1,150 @@
+"""Errors as `application/problem+json` (RFC 9457), each with a stable `code`. One table decides the status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from api import invalid
+from core.errors import CoreError, InvalidSpec
+from core.presets import UnknownPreset
+from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
+
+log = logging.getLogger(__name__)
+
+
+class Unauthorized(CoreError):  # noqa: N818 - named for what happened
+    """No key, or not one of ours."""
+
+    code = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("missing or unknown API key; send the header Authorization: Bearer rg_…")
+
+
+class UnsupportedMediaType(CoreError):  # noqa: N818
+    """A body that does not say it is JSON."""
+
+    code = "unsupported_media_type"
+
+    def __init__(self, given: str) -> None:
+        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
+
+
+class InvalidParameter(CoreError):  # noqa: N818
+    """A query parameter, or a combination of them, that makes no sense."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(f"{name}: {message}")
+
+    def details(self) -> dict[str, Any]:
+        """Which parameter, in the form that bodies' errors have."""
+        return {"errors": [{"loc": ["query", self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
+
+
+STATUS: Mapping[type[CoreError], int] = {
+    Unauthorized: 401,
+    UnknownJob: 404,
+    UnknownIteration: 404,
+    UnknownPreset: 404,
+    StateConflict: 409,
+    NothingLearned: 409,
+    Pruned: 410,
+    UnsupportedMediaType: 415,
+    InvalidSpec: 422,
+    InvalidParameter: 422,
+    InvalidCursor: 422,
+}
+_HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
+    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'}
+}
+_CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def problem(
+    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """A problem document as a response."""
+    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code}
+    return JSONResponse(
+        document | {"detail": detail} | more,
+        status_code=status,
+        headers=dict(headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of `app` answered with a problem document."""
+    app.add_exception_handler(CoreError, _core_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    for outage in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(outage, _database_away)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _core_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, CoreError)  # noqa: S101 - for the type checker
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    if status is None:
+        return _unexpected(request, error)
+    return problem(status, error.code, str(error), headers=_HEADERS.get(type(error)), **error.details())
+
+
+def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+    kinds = {(found["type"], found["loc"][0]) for found in error.errors()}
+    if ("json_invalid", "body") in kinds:
+        found = error.errors()[0]
+        detail = f"the body is not JSON: {found['ctx']['error']} at character {found['loc'][1]}"
+        return problem(400, "malformed_body", detail)
+    if any(where == "path" for _, where in kinds):
+        return problem(404, "not_found", f"nothing is at {request.url.path}")
+    errors = invalid.explain(error.errors(), error.body)
+    in_body = any(where == "body" for _, where in kinds)
+    detail = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in errors)
+    return problem(422, "invalid_spec" if in_body else "invalid_parameter", detail, errors=errors)
+
+
+def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    status = error.status_code
+    detail = {
+        404: f"nothing is at {request.url.path}",
+        405: f"{request.method} is not allowed at {request.url.path}",
+    }.get(status, str(error.detail))
+    code = _CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "_"))
+    headers = {"Allow": ", ".join(_methods_at(request))} if status == 405 else error.headers
+    return problem(status, code, detail, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Of all routes at this path; Starlette itself names those of the first."""
+    routes = [route for router in request.app.state.routers for route in router.routes]
+    return sorted({name for route in routes if route.matches(request.scope)[0] != Match.NONE for name in route.methods})
+
+
+def _database_away(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: the database is away: %s", request.method, request.url.path, str(error).partition("\n")[0])
+    return problem(
+        503, "database_unavailable", "the database does not answer; try again", headers={"Retry-After": "2"}
+    )
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(500, "internal_error", "an error of ours; it is in the server's log")

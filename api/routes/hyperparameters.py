@@ -1,0 +1,45 @@
+"""The learned hyperparameters of a job, as a download."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from api import results
+from api.deps import ProjectDep, SessionDep
+from core.store import iterations, jobs, learned
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Which = Annotated[
+    Literal["best", "last"] | Annotated[int, Query(ge=0, lt=2**31)],
+    Query(description="best, last, or a number of updates; 0 is the start"),
+]
+_MEDIA = {"json": "application/json", "npz": "application/x-npz"}
+
+
+@router.get(
+    "/{job_id}/hyperparameters",
+    summary="Download learned hyperparameters",
+    response_class=StreamingResponse,
+    responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
+)
+def download(
+    job_id: UUID,
+    project: ProjectDep,
+    session: SessionDep,
+    iteration: Which = "best",
+    format: Annotated[Literal["json", "npz"], Query(description="npz: NumPy arrays by name")] = "json",
+) -> StreamingResponse:
+    """Natural values, with the axes, groups, transform and unit that are needed to use them."""
+    job = jobs.get(session, project, job_id)
+    found = learned.read(session, job, iteration)
+    result = results.result_of(job, found, iterations.certificate(session, job.id))
+    content = results.as_json(result) if format == "json" else results.as_npz(result)
+    name = f"retrograd-{job.id}-{iteration}.{format}"
+    return StreamingResponse(
+        content, media_type=_MEDIA[format], headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )

@@ -1,0 +1,162 @@
+"""Jobs: create, look, change, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.deps import ProjectDep, SessionDep, SettingsDep
+from api.errors import InvalidParameter, UnsupportedMediaType
+from api.schemas import IterationPage, IterationRead, JobPage, JobRead, JobSummary
+from core import presets
+from core.config import Settings
+from core.datasets import describe_for
+from core.errors import InvalidSpec
+from core.hyperparameters import Group, count_learned, groups_of, layouts_of
+from core.spec import JobSpec
+from core.store import iterations, jobs
+from core.store.models import ENDED, Job, State
+
+_POLL_SECONDS = "2"
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Limit = Annotated[int, Query(ge=1, le=100, description="rows on a page")]
+
+
+async def _json_only(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if await request.body() and kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(kind)
+
+
+@router.post("", status_code=202, dependencies=[Depends(_json_only)], summary="Create a job")
+def create_job(
+    project: ProjectDep,
+    session: SessionDep,
+    settings: SettingsDep,
+    response: Response,
+    preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
+    spec: Annotated[
+        JobSpec | None,
+        Body(
+            openapi_examples={
+                name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()
+            }
+        ),
+    ] = None,
+) -> JobRead:
+    """Queue a meta-optimization job; poll its `Location` for progress."""
+    spec, preset = _asked_for(spec, preset)
+    job = jobs.create(
+        session,
+        project,
+        spec,
+        preset=preset,
+        queue=settings.queue,
+        groups=_groups(spec, settings),
+        max_snapshot_bytes=settings.max_snapshot_bytes,
+    )
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return _read(session, job, response)
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(
+    project: ProjectDep,
+    session: SessionDep,
+    state: State | None = None,
+    preset: str | None = None,
+    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    limit: Limit = 20,
+) -> JobPage:
+    """One page of the project's jobs."""
+    page = jobs.page(session, project, state=state, preset=preset, after=after, limit=limit)
+    return JobPage(data=[JobSummary.of(job) for job in page.jobs], next=page.next)
+
+
+@router.get("/{job_id}", summary="Look at a job")
+def get_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+    """State, progress, losses and certificate. `Retry-After` says when to ask again, while it has not ended."""
+    return _read(session, jobs.get(session, project, job_id), response)
+
+
+@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
+def cancel_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+    """End a queued job at once, a running one within seconds. What it learned so far stays."""
+    return _read(session, jobs.cancel(session, project, job_id), response)
+
+
+@router.post("/{job_id}/retry", status_code=202, summary="Retry a job")
+def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+    """Queue a failed or cancelled job again; it goes on after its last finished meta-iteration."""
+    return _read(session, jobs.retry(session, project, job_id), response)
+
+
+@router.delete("/{job_id}", status_code=204, summary="Delete a job")
+def delete_job(job_id: UUID, project: ProjectDep, session: SessionDep) -> None:
+    """Delete an ended job and all that it learned."""
+    jobs.remove(session, project, job_id)
+
+
+@router.get("/{job_id}/iterations", summary="List meta-iterations")
+def list_iterations(
+    job_id: UUID,
+    project: ProjectDep,
+    session: SessionDep,
+    after: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="the last meta-iteration already known")
+    ] = None,
+    limit: Limit = 100,
+) -> IterationPage:
+    """Losses, hypergradient norm, seconds and certificate of each meta-iteration, in order."""
+    job = jobs.get(session, project, job_id)
+    rows = iterations.page(session, job.id, after=after, limit=limit)
+    return IterationPage(
+        data=[IterationRead.of(row) for row in rows], next=rows[-1].iteration if len(rows) == limit else None
+    )
+
+
+def _asked_for(spec: JobSpec | None, preset: str | None) -> tuple[JobSpec, str | None]:
+    """The specification, and the preset that it is."""
+    if preset is None:
+        if spec is None:
+            raise InvalidSpec(((), "no body; send a job specification, or name a preset with ?preset="))
+        _check_text(spec)
+        return spec, next((name for name in presets.names() if presets.get(name).sha256() == spec.sha256()), None)
+    if spec is not None:
+        raise InvalidParameter("preset", "there is a body as well; send one or the other")
+    try:
+        return presets.get(preset), preset
+    except presets.UnknownPreset as error:
+        raise InvalidParameter("preset", str(error)) from error
+
+
+def _check_text(spec: JobSpec) -> None:
+    if "\0" in spec.name:
+        raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
+
+
+def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
+    """The job's parameter groups, once its data set is known to fit and its hyperparameters are not too many."""
+    info = describe_for(spec)
+    groups = groups_of(spec.problem, info.num_features, info.num_classes)
+    learned = count_learned(layouts_of(spec, groups))
+    if learned > settings.max_hyperparameters:
+        raise InvalidSpec(
+            (
+                ("hyperparameters",),
+                f"{learned} values to learn, more than {settings.max_hyperparameters}; learn fewer, or let them "
+                "differ along fewer axes (per)",
+            )
+        )
+    return groups
+
+
+def _read(session: Session, job: Job, response: Response) -> JobRead:
+    if job.state not in ENDED:
+        response.headers["Retry-After"] = _POLL_SECONDS
+    return JobRead.read(job, iterations.certificate(session, job.id))

@@ -1,0 +1,189 @@
+"""What the API answers with. Numbers that are not finite are shown as null, as JSON has no word for them."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from core.spec import JobSpec
+from core.store.models import Job, MetaIteration, State
+
+_ID = "0198c0de-0000-7000-8000-000000000000"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+
+
+class Progress(BaseModel):
+    """How far a job has come."""
+
+    meta_iteration: int = Field(description="meta-iterations done")
+    of: int = Field(description="meta-iterations asked for; a stop rule may end the job earlier")
+    eta_seconds: Number = Field(description="until the last one is done, while the job runs")
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["diverged"])
+    message: str
+    details: dict[str, Any] = {}
+
+
+class LossesRead(BaseModel):
+    """Mean losses of models trained with the same hyperparameters."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    outer: Number
+    train: Number
+    valid: Number
+    test: Number
+
+
+class CertificateRead(BaseModel):
+    """What was proven about all hypergradients of a job together: as good as the worst of them."""
+
+    exact: bool = Field(description="every recovered bit of every meta-iteration was compared, and none differed")
+    iterations: int
+    mismatched_bits: int | None
+    stored_bits_per_param_step: Number = Field(description="largest")
+    bound_bits_per_param_step: Number = Field(description="largest")
+    engine: str | None
+    mode: str | None
+
+
+class JobSummary(BaseModel):
+    """A job in a list."""
+
+    id: UUID = Field(examples=[_ID])
+    name: str
+    preset: str | None
+    state: State
+    queue: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    progress: Progress
+    latest_outer_loss: Number
+    best_outer_loss: Number = Field(description="lowest while learning, each on its own seeds")
+    best_iteration: int | None = Field(description="updates that led to the best hyperparameters; 0 is the start")
+    num_hyperparameters: int
+    error: JobError | None
+
+    @classmethod
+    def columns(cls, job: Job) -> dict[str, Any]:
+        """Fields that come straight from the job's row."""
+        row = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
+        return row | {"progress": _progress(job)}
+
+    @classmethod
+    def of(cls, job: Job) -> JobSummary:
+        """What a list shows of the job."""
+        return cls.model_validate(cls.columns(job))
+
+
+class JobRead(JobSummary):
+    """A job in full."""
+
+    cancel_requested: bool
+    attempt: int = Field(description="times that a worker has taken it")
+    device: str | None
+    last_progress_at: datetime | None
+    losses: dict[Literal["initial", "best", "last"], LossesRead | None] = Field(
+        description="on the same evaluation seeds, so that they can be compared"
+    )
+    certificate: CertificateRead | None
+    provenance: dict[str, Any] | None
+    spec: JobSpec
+    spec_sha256: str
+
+    @classmethod
+    def read(cls, job: Job, certificate: dict[str, Any] | None) -> JobRead:
+        """All that there is to say about the job."""
+        return cls.model_validate(cls.columns(job) | {"certificate": certificate})
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    data: list[JobSummary]
+    next: str | None = Field(description="`after` of the next page; null on the last one")
+
+
+class IterationRead(BaseModel):
+    """One meta-iteration, at the hyperparameters before its update."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    iteration: int
+    outer_loss: Number
+    train_loss: Number
+    valid_loss: Number
+    test_loss: Number
+    hypergradient_norm: Number
+    seconds: float
+    certificate: dict[str, Any]
+    attempt: int
+
+    @classmethod
+    def of(cls, row: MetaIteration) -> IterationRead:
+        """The row as it is."""
+        return cls.model_validate(row)
+
+
+class IterationPage(BaseModel):
+    """Meta-iterations in order."""
+
+    data: list[IterationRead]
+    next: int | None = Field(description="`after` of the next page; null when there are no more yet")
+
+
+class PresetSummary(BaseModel):
+    """A preset in a list."""
+
+    name: str
+    sha256: str = Field(description="of its specification, as in a job's spec_sha256")
+
+
+class PresetList(BaseModel):
+    """All presets."""
+
+    data: list[PresetSummary]
+
+
+class Readiness(BaseModel):
+    """Whether jobs can be accepted (ok, degraded) or not (unavailable), and what is amiss."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[Literal["database", "migrations", "broker"], str]
+
+
+class Problem(BaseModel):
+    """An error, after RFC 9457."""
+
+    type: str = "about:blank"
+    title: str = Field(examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    code: str = Field(description="stable; programs may match on it", examples=["invalid_spec"])
+    detail: str
+    errors: list[dict[str, Any]] | None = Field(
+        None,
+        description="what is wrong in the body, field by field",
+        examples=[[{"loc": ["training", "num_steps"], "msg": "must be greater than 0, not 0"}]],
+    )
+
+
+def _progress(job: Job) -> Progress:
+    left = job.num_iterations - job.meta_iteration
+    known = job.state == State.RUNNING and job.seconds_per_iteration is not None
+    eta = left * job.seconds_per_iteration if known and job.seconds_per_iteration is not None else None
+    return Progress(meta_iteration=job.meta_iteration, of=job.num_iterations, eta_seconds=eta)

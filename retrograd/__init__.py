@@ -1,0 +1,33 @@
+"""Learn hyperparameters by exact gradient descent through whole training runs.
+
+`Client` talks to a server; every public name of `core`, such as `hypergradient`, is here as well.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrograd.client import Client as Client
+
+__version__ = version("retrograd")
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import retrograd` loads neither JAX nor an HTTP client."""
+    if name == "Client":
+        from retrograd.client import Client
+
+        return Client
+    import core
+
+    if name in core.__all__:
+        return getattr(core, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    import core
+
+    return sorted({"Client", "__version__", *core.__all__})

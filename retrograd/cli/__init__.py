@@ -1,0 +1,25 @@
+"""The `retrograd` command."""
+
+from __future__ import annotations
+
+import sys
+
+from core.errors import CoreError
+from retrograd.cli.app import app
+from retrograd.cli.console import complain
+from retrograd.cli.doctor import doctor
+from retrograd.cli.jobs import cancel, presets, status, submit, watch
+from retrograd.cli.results import download
+from retrograd.cli.server import demo, up
+
+for command in (demo, up, submit, status, watch, download, cancel, presets, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run one command. What can go wrong ends in one paragraph and status 1, not in a traceback."""
+    try:
+        app()
+    except (CoreError, TimeoutError, PermissionError, FileNotFoundError, IsADirectoryError) as error:
+        complain(str(error))
+        sys.exit(1)

@@ -1,0 +1,130 @@
+"""Commands that submit, follow and end jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
+from retrograd.cli.console import complain, err, interruptible, out, print_json
+from retrograd.cli.overrides import override
+from retrograd.cli.progress import follow
+from retrograd.cli.render import failure, job_details, jobs_table, outcome, presets_table
+from retrograd.client import Client
+
+
+def submit(
+    spec: Annotated[
+        str | None, typer.Argument(metavar="[SPEC.json]", help="A job as JSON; - reads it here.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Name of a preset, instead of a file.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="PATH=VALUE", help="Change a field, as meta.num_iterations=100."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    as_json: AsJson = False,
+    folder: Folder = None,
+) -> None:
+    """Queue a job."""
+    if (spec is None) == (preset is None):
+        raise typer.BadParameter("give either a file with a job or --preset NAME; `retrograd presets` lists them")
+    with connect(folder) as client:
+        if preset is not None and not settings:
+            job = client.create_from_preset(preset)
+        else:
+            document = client.preset(preset) if preset else _read(str(spec))
+            job = client.create_job(override(document, settings or []))
+        if watch:
+            job = _follow(client, str(job["id"]))
+        if as_json:
+            print_json(job)
+        elif watch:
+            out.print(*outcome(job), sep="\n", soft_wrap=True)
+        else:
+            out.print(f"{job['id']} {job['state']}; follow it with `retrograd watch {str(job['id'])[:8]}`")
+        _exit_with(job)
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all of them without.")] = None,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many jobs at most.")] = 20,
+    folder: Folder = None,
+) -> None:
+    """Show the newest jobs, or one of them."""
+    with connect(folder) as client:
+        if job is not None:
+            document = client.job(find_job(client, job))
+            if as_json:
+                print_json(document)
+            else:
+                out.print(job_details(document))
+            return
+        jobs = client.jobs(limit)
+        if as_json:
+            print_json(jobs)
+        elif jobs:
+            out.print(jobs_table(jobs))
+        else:
+            out.print("No jobs yet; `retrograd submit --preset digits-schedules` makes one.", soft_wrap=True)
+
+
+def watch(job: Job = "latest", folder: Folder = None) -> None:
+    """Follow a job to its end. Ctrl-C stops following; the job goes on."""
+    with connect(folder) as client:
+        ended = _follow(client, find_job(client, job))
+        out.print(*outcome(ended), sep="\n", soft_wrap=True)
+        _exit_with(ended)
+
+
+def cancel(job: Job, folder: Folder = None) -> None:
+    """End a job. What it has learned so far stays."""
+    with connect(folder) as client:
+        job_id = find_job(client, job)
+        state = client.cancel(job_id)["state"]
+    out.print(f"{job_id} {'will be cancelled' if state == 'running' else f'is {state}'}")
+
+
+def presets(as_json: AsJson = False, folder: Folder = None) -> None:
+    """List jobs that are ready to be submitted."""
+    with connect(folder) as client:
+        known = [client.preset(name) for name in client.presets()]
+    if as_json:
+        print_json(known)
+    else:
+        out.print(presets_table(known))
+
+
+def _read(spec: str) -> dict[str, Any]:
+    text = sys.stdin.read() if spec == "-" else Path(spec).read_text()
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{spec} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise typer.BadParameter(f"{spec} does not hold a JSON object; `retrograd presets --json` shows some")
+    return document
+
+
+def _follow(client: Client, job_id: str) -> dict[str, Any]:
+    try:
+        with interruptible():
+            return follow(client, job_id)
+    except KeyboardInterrupt:
+        err.print(
+            f"Stopped watching; the job goes on. `retrograd watch {job_id[:8]}` follows it again, "
+            f"`retrograd cancel {job_id[:8]}` ends it.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+
+
+def _exit_with(job: dict[str, Any]) -> None:
+    if job["state"] in ("failed", "cancelled"):
+        complain(failure(job))
+        raise typer.Exit(1)

@@ -1,0 +1,124 @@
+"""How jobs look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+Json = dict[str, Any]
+
+STYLES = {"queued": "dim", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "yellow"}
+
+
+def number(value: float | None) -> str:
+    """Four digits that matter; a dash where there is no value."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def jobs_table(jobs: Iterable[Json]) -> Table:
+    """One line a job."""
+    table = Table("job", "name", "state", "meta-iteration", "outer loss", "best", "left", box=None)
+    for job in jobs:
+        progress = job["progress"]
+        table.add_row(
+            str(job["id"])[:8],
+            escape(job["name"] or job["preset"] or ""),
+            f"[{STYLES[job['state']]}]{job['state']}[/]",
+            f"{progress['meta_iteration']}/{progress['of']}",
+            number(job["latest_outer_loss"]),
+            number(job["best_outer_loss"]),
+            "" if progress["eta_seconds"] is None else duration(progress["eta_seconds"]),
+        )
+    return table
+
+
+def losses_table(job: Json) -> Table:
+    """Before and after, on the same evaluation seeds."""
+    table = Table("loss", "before", "after", box=None)
+    before, after = job["losses"].get("initial") or {}, job["losses"].get("best") or {}
+    for part in ("outer", "train", "valid", "test"):
+        table.add_row(part, number(before.get(part)), number(after.get(part)))
+    return table
+
+
+def certificate_line(certificate: Json) -> str:
+    """What was proven about the hypergradients."""
+    stored, bound = certificate["stored_bits_per_param_step"], certificate["bound_bits_per_param_step"]
+    if not certificate["exact"]:
+        return f"Certificate: not exact ({certificate['engine']} engine)"
+    return (
+        f"Certificate: exact, {certificate['mismatched_bits']} mismatched bits; {number(stored)} bits stored "
+        f"per parameter and step (information-theoretic bound {number(bound)})"
+    )
+
+
+def job_details(job: Json) -> Table:
+    """Everything about one job."""
+    progress, error = job["progress"], job["error"]
+    rows = {
+        "job": job["id"],
+        "name": escape(job["name"]) or None,
+        "state": f"[{STYLES[job['state']]}]{job['state']}[/]",
+        "meta-iteration": f"{progress['meta_iteration']} of {progress['of']}",
+        "left": duration(progress["eta_seconds"]) if progress["eta_seconds"] is not None else None,
+        "outer loss": f"{number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}",
+        "hyperparameters": job["num_hyperparameters"],
+        "device": job["device"],
+        "created": job["created_at"],
+        "ended": job["ended_at"],
+        "error": escape(f"{error['code']}: {error['message']}") if error else None,
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(f"[dim]{name}[/]", str(value))
+    if job["losses"].get("initial"):
+        table.add_row("[dim]losses[/]", losses_table(job))
+    if job["certificate"]:
+        table.add_row("", certificate_line(job["certificate"]))
+    return table
+
+
+def outcome(job: Json) -> list[Table | str]:
+    """What to print when a job has ended."""
+    if job["state"] != "succeeded":
+        return []
+    return [
+        losses_table(job),
+        certificate_line(job["certificate"]),
+        f"`retrograd download {job['id'][:8]}` saves what it learned.",
+    ]
+
+
+def presets_table(presets: Iterable[Json]) -> Table:
+    """One line a preset."""
+    table = Table("preset", "data", "hyperparameters learned", "steps", "meta-iterations", box=None)
+    for preset in presets:
+        learned = [name for name, one in preset["hyperparameters"].items() if one["learn"]]
+        table.add_row(
+            preset["name"],
+            preset["problem"]["dataset"]["name"],
+            ", ".join(learned),
+            str(preset["training"]["num_steps"]),
+            str(preset["meta"]["num_iterations"]),
+        )
+    return table
+
+
+def failure(job: Json) -> str:
+    """Why a job did not succeed."""
+    error = job.get("error") or {}
+    reason = error.get("message") or error.get("code")
+    return f"job {job['id']} {job['state']}" + (f": {reason}" if reason else "")

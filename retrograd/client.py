@@ -1,0 +1,239 @@
+"""A typed client of the HTTP API: submit a job, follow it, download what it learned."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from core.errors import CoreError
+from retrograd.home import Home
+
+if TYPE_CHECKING:
+    from core.spec import JobSpec
+
+Json = dict[str, Any]
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+_ATTEMPTS = 4
+_FIRST_PAUSE_SECONDS = 0.2
+_POLL_SECONDS = 0.5
+
+
+class ApiError(CoreError):
+    """The API said no. `code` and `status` are for programs; `errors` lists the fields of a bad spec."""
+
+    code = "api_error"
+
+    def __init__(self, status: int, code: str, detail: str, errors: list[Json] | None = None) -> None:
+        self.status, self.code, self.errors = status, code, errors or []  # type: ignore[misc]
+        if self.errors:  # one field a line; the detail is the same in one line
+            fields = [f"\n  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in self.errors]
+            detail = "the server refused the request" + "".join(fields)
+        super().__init__(f"{detail} ({code}, HTTP {status})")
+
+
+class ServerUnreachable(CoreError):  # noqa: N818 - named for what happened
+    """No server is known, or nothing answers at its address."""
+
+    code = "server_unreachable"
+
+
+class Client:
+    """One server and one key.
+
+    Without arguments: `RETROGRAD_URL` and `RETROGRAD_API_KEY`, else the embedded stack of this folder.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        home: Home | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: of the server, such as http://127.0.0.1:8000.
+            api_key: an rg_… key. The key of the embedded stack is never sent to another server.
+            home: folder of the embedded stack.
+            timeout: seconds to wait for a connection or an answer.
+        """
+        home = home or Home()
+        url = url or os.environ.get("RETROGRAD_URL") or home.url
+        if url is None:
+            raise ServerUnreachable(
+                "no server is known here; start one with `retrograd up` in this folder, or set RETROGRAD_URL"
+            )
+        api_key = api_key or os.environ.get("RETROGRAD_API_KEY")
+        if api_key is None and url == home.url:
+            api_key = home.api_key
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=timeout,
+            trust_env=not self.url.startswith(("http://127.0.0.1", "http://localhost")),  # no proxy to oneself
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # Jobs
+
+    def create_job(self, spec: JobSpec | Mapping[str, Any]) -> Json:
+        """Queue a job."""
+        document = spec if isinstance(spec, Mapping) else spec.model_dump(mode="json", exclude_unset=True)
+        return self._json("POST", "/v1/jobs", json=document)
+
+    def create_from_preset(self, name: str) -> Json:
+        """Queue a preset as it stands."""
+        return self._json("POST", "/v1/jobs", params={"preset": name})
+
+    def jobs(self, limit: int = 20) -> list[Json]:
+        """The newest jobs of this key's project."""
+        return list(self._json("GET", "/v1/jobs", params={"limit": limit})["data"])
+
+    def job(self, job_id: str) -> Json:
+        """State, progress, losses, error."""
+        return self._json("GET", _job(job_id))
+
+    def iterations(self, job_id: str, after: int | None = None) -> list[Json]:
+        """Losses, hypergradient norms and certificates of all meta-iterations later than `after`."""
+        rows: list[Json] = []
+        while True:
+            params = {} if after is None else {"after": after}
+            page = self._json("GET", _job(job_id, "iterations"), params=params)
+            rows += page["data"]
+            if (after := page["next"]) is None:
+                return rows
+
+    def cancel(self, job_id: str) -> Json:
+        """Ask a job to end; what it has learned stays."""
+        return self._json("POST", _job(job_id, "cancel"))
+
+    def retry(self, job_id: str) -> Json:
+        """Queue an ended job again."""
+        return self._json("POST", _job(job_id, "retry"))
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job and its results."""
+        self._request("DELETE", _job(job_id))
+
+    def wait(
+        self, job_id: str, on_progress: Callable[[Json], None] | None = None, seconds: float | None = None
+    ) -> Json:
+        """Poll until the job has ended, and return it, whatever its end.
+
+        Args:
+            job_id: the job.
+            on_progress: called with the job after every poll.
+            seconds: raise TimeoutError after this long; the job goes on.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            job = self.job(job_id)
+            if on_progress:
+                on_progress(job)
+            if job["state"] in ENDED:
+                return job
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is still {job['state']} after {seconds:g} s")
+            time.sleep(_POLL_SECONDS)
+
+    # Results and presets
+
+    def hyperparameters(self, job_id: str, iteration: str | int = "best") -> Json:
+        """The result document: learned hyperparameters, losses, certificate, provenance."""
+        params = {"iteration": iteration, "format": "json"}
+        return self._json("GET", _job(job_id, "hyperparameters"), params=params)
+
+    def download(self, job_id: str, path: Path | str, iteration: str | int = "best", format: str = "json") -> Path:
+        """Save the result document (json) or its arrays (npz); `path` appears only once it is complete."""
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        params: Json = {"iteration": iteration, "format": format}
+        try:
+            with self._http.stream("GET", _job(job_id, "hyperparameters"), params=params) as answer:
+                _raise_for_error(answer)
+                with unfinished.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+            unfinished.replace(path)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+    def presets(self) -> list[str]:
+        """Names of jobs that are ready to be queued."""
+        return [str(preset["name"]) for preset in self._json("GET", "/v1/presets")["data"]]
+
+    def preset(self, name: str) -> Json:
+        """A preset's specification, to be changed and given to `create_job`."""
+        return self._json("GET", f"/v1/presets/{quote(name, safe='')}")
+
+    # Transport
+
+    def _json(self, method: str, path: str, **arguments: Any) -> Json:
+        document = self._request(method, path, **arguments).json()
+        if not isinstance(document, dict):
+            raise ApiError(200, "not_retrograd", f"{self.url} does not answer like a Retrograd server")
+        return document
+
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Only GETs are sent again: a lost answer to anything else may have been a success."""
+        pause = _FIRST_PAUSE_SECONDS
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                answer = self._http.request(method, path, **arguments)
+            except httpx.TransportError as error:
+                if method != "GET" or attempt == _ATTEMPTS:
+                    raise self._unreachable(error) from error
+                time.sleep(pause)
+                pause *= 2
+            else:
+                _raise_for_error(answer)
+                return answer
+        raise AssertionError  # the loop returns or raises
+
+    def _unreachable(self, error: httpx.TransportError) -> ServerUnreachable:
+        return ServerUnreachable(
+            f"{self.url} does not answer ({error or type(error).__name__}); is the server running? "
+            "`retrograd up` starts one here, RETROGRAD_URL names another"
+        )
+
+
+def _job(job_id: str, *more: str) -> str:
+    return "/".join(("/v1/jobs", quote(job_id, safe=""), *more))
+
+
+def _raise_for_error(answer: httpx.Response) -> None:
+    if answer.is_success:
+        return
+    answer.read()
+    try:
+        problem = answer.json()
+        detail = str(problem.get("detail") or problem["title"])
+        raise ApiError(answer.status_code, str(problem["code"]), detail, problem.get("errors"))
+    except (ValueError, KeyError, AttributeError):
+        detail = f"{answer.request.url} answered {answer.reason_phrase or 'without a reason'}"
+        raise ApiError(answer.status_code, "unexpected_answer", detail) from None

@@ -1,0 +1,292 @@
+"""The life of a job over HTTP. What a worker does is done here through the store."""
+
+import io
+import math
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+from sqlalchemy import select, text
+
+from core import presets
+from core.records import Losses
+from core.store import jobs, keys, leases
+from core.store.models import Job, WakeUp
+from tests.api.problems import assert_problem
+from tests.builders import claim, document, record, values
+
+LOSSES = Losses(1.0, 2.0, math.nan, 4.0)
+
+
+@pytest.fixture
+def job(client):
+    return client.post("/v1/jobs", json=document()).json()
+
+
+def work(sessions, job, *, iterations=2, finish=True):
+    """Do what a worker does."""
+    lease = claim(sessions, UUID(job["id"]))
+    with sessions.begin() as session:
+        leases.save_start(session, lease, values(0), LOSSES, {"device": "cpu: test", "versions": {"jax": "0"}})
+        for number in range(iterations):
+            leases.save_iteration(
+                session, lease, record(number, outer=math.nan if number else 3.0, best=0, best_loss=3.0)
+            )
+        if finish:
+            losses = {"initial": LOSSES, "best": LOSSES, "last": None}
+            leases.succeed(session, lease, best_iteration=1, losses=losses, provenance={"device": "cpu: test"})
+    return lease
+
+
+def test_a_job_is_accepted(client, sessions):
+    answer = client.post("/v1/jobs", json=document())
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    assert answer.headers["Retry-After"] == "2"
+    assert (job["state"], job["queue"], job["attempt"], job["preset"]) == ("queued", "cpu", 0, None)
+    assert job["progress"] == {"meta_iteration": 0, "of": 4, "eta_seconds": None}
+    assert job["spec"]["training"]["num_steps"] == 10
+    assert datetime.fromisoformat(job["created_at"]).tzinfo is not None
+    assert client.get(answer.headers["Location"]).json() == job
+    with sessions() as session:
+        assert session.scalars(select(WakeUp.job_id)).one() == UUID(job["id"])
+
+
+def test_duplicate_fields_and_other_json_types_are_fine(client):
+    body = '{"name": "first", ' + str(document()).replace("'", '"').replace("True", "true")[1:]
+    answer = client.post(
+        "/v1/jobs", content=body, headers={"Content-Type": "application/vnd.retrograd+json; charset=utf-8"}
+    )
+    assert answer.status_code == 202
+    assert answer.json()["name"] == "small"
+
+
+@pytest.mark.parametrize("name", ["", "späti 🎓", "'; DROP TABLE jobs; --", "<script>"])
+def test_a_name_is_text(client, name):
+    assert client.post("/v1/jobs", json=document({"name": name})).json()["name"] == name
+
+
+def test_a_preset_by_name_or_as_a_body_is_the_same_job(client):
+    by_name = client.post("/v1/jobs?preset=digits-schedules").json()
+    spec = client.get("/v1/presets/digits-schedules").json()
+    as_body = client.post("/v1/jobs", json=spec | {"name": "mine"}).json()
+    assert by_name["spec"] == spec
+    assert by_name["preset"] == as_body["preset"] == "digits-schedules"
+    assert by_name["spec_sha256"] == as_body["spec_sha256"]
+    listed = client.get("/v1/jobs", params={"preset": "digits-schedules"}).json()["data"]
+    assert [one["id"] for one in listed] == [as_body["id"], by_name["id"]]
+
+
+def test_presets_are_listed(client):
+    assert [preset["name"] for preset in client.get("/v1/presets").json()["data"]] == list(presets.names())
+
+
+def test_pages_follow_each_other(client):
+    created = [client.post("/v1/jobs", json=document({"name": str(number)})).json()["id"] for number in range(5)]
+    seen, after = [], None
+    while True:
+        page = client.get("/v1/jobs", params={"limit": 2, **({"after": after} if after else {})}).json()
+        seen += [job["id"] for job in page["data"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == created[::-1]
+    assert client.get("/v1/jobs?state=running").json() == {"data": [], "next": None}
+
+
+def test_a_queued_job_is_cancelled_retried_and_deleted(client, job):
+    url = f"/v1/jobs/{job['id']}"
+    assert_problem(client.post(f"{url}/retry"), 409, "state_conflict")
+    assert_problem(client.delete(url), 409, "state_conflict")
+    cancelled = client.post(f"{url}/cancel")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+    assert "Retry-After" not in cancelled.headers
+    problem = assert_problem(client.post(f"{url}/cancel"), 409, "state_conflict")
+    assert problem["state"] == "cancelled"
+    retried = client.post(f"{url}/retry")
+    assert (retried.status_code, retried.json()["state"]) == (202, "queued")
+    client.post(f"{url}/cancel")
+    deleted = client.delete(url)
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert_problem(client.get(url), 404, "unknown_job")
+
+
+def test_a_running_job_shows_how_far_it_is(client, sessions, job):
+    work(sessions, job, finish=False)
+    read = client.get(f"/v1/jobs/{job['id']}")
+    found = read.json()
+    assert read.headers["Retry-After"] == "2"
+    assert (found["state"], found["attempt"], found["device"]) == ("running", 1, "cpu: test")
+    assert found["progress"] == {"meta_iteration": 2, "of": 4, "eta_seconds": pytest.approx(4.0)}
+    assert (found["latest_outer_loss"], found["best_outer_loss"], found["best_iteration"]) == (None, 3.0, 0)
+    assert found["losses"] == {"initial": {"outer": 1.0, "train": 2.0, "valid": None, "test": 4.0}}
+    cancelled = client.post(f"/v1/jobs/{job['id']}/cancel").json()
+    assert (cancelled["state"], cancelled["cancel_requested"]) == ("running", True)
+
+
+def test_a_finished_job_shows_what_it_found(client, sessions, job):
+    work(sessions, job)
+    found = client.get(f"/v1/jobs/{job['id']}").json()
+    assert found["state"] == "succeeded"
+    assert found["progress"]["eta_seconds"] is None
+    assert found["losses"]["last"] is None
+    assert found["certificate"] == {
+        "exact": True,
+        "iterations": 2,
+        "mismatched_bits": 0,
+        "stored_bits_per_param_step": 1.5,
+        "bound_bits_per_param_step": 1.0,
+        "engine": "reversible",
+        "mode": "fused",
+    }
+
+
+def test_a_failed_job_says_why(client, sessions, job):
+    lease = claim(sessions, UUID(job["id"]))
+    with sessions.begin() as session:
+        leases.fail(session, lease, "diverged", "it did", {"step": 3, "largest": math.inf})
+    found = client.get(f"/v1/jobs/{job['id']}").json()
+    assert (found["state"], found["error"]) == (
+        "failed",
+        {"code": "diverged", "message": "it did", "details": {"step": 3, "largest": None}},
+    )
+    problem = assert_problem(client.get(f"/v1/jobs/{job['id']}/hyperparameters"), 409, "nothing_learned")
+    assert problem["state"] == "failed"
+
+
+def test_iterations_come_in_order_and_in_pages(client, sessions, job):
+    url = f"/v1/jobs/{job['id']}/iterations"
+    assert client.get(url).json() == {"data": [], "next": None}
+    work(sessions, job, iterations=4)
+    rows = client.get(url).json()["data"]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    assert (rows[0]["outer_loss"], rows[1]["outer_loss"], rows[0]["attempt"]) == (3.0, None, 1)
+    assert rows[0]["certificate"]["exact"] is True
+    first = client.get(url, params={"limit": 3}).json()
+    assert first["next"] == 2
+    assert [row["iteration"] for row in client.get(url, params={"after": 2}).json()["data"]] == [3]
+    assert_problem(client.get(url, params={"after": -1}), 422, "invalid_parameter")
+
+
+def test_the_result_is_a_document_to_keep(client, sessions, job):
+    work(sessions, job)
+    answer = client.get(f"/v1/jobs/{job['id']}/hyperparameters")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="retrograd-{job["id"]}-best.json"'
+    result = answer.json()
+    assert (result["schema"], result["job_id"]) == ("retrograd.hyperparameters.v1", job["id"])
+    assert (result["state"], result["iteration"]) == ("succeeded", 1)
+    step_size = result["hyperparameters"]["step_size"]
+    np.testing.assert_array_equal(step_size.pop("values"), np.exp(values(1)["step_size"]))
+    assert step_size == {
+        "shape": [10, 2],
+        "axes": ["step", "group"],
+        "groups": ["layer_1.weights", "layer_1.biases"],
+        "transform": "log",
+        "unit": "weight per velocity",
+    }
+    momentum = result["hyperparameters"]["momentum"]
+    assert momentum["values"] == 1 / (1 + math.exp(-1 / 3))
+    assert (momentum["shape"], momentum["axes"], momentum["groups"]) == ([], [], [])
+    assert result["groups"] == [
+        {"name": "layer_1.weights", "shape": [64, 10]},
+        {"name": "layer_1.biases", "shape": [10]},
+    ]
+    assert result["fixed"] == {"init_scale": 0.1, "l2": 0.001}
+    assert result["losses"]["best"]["valid"] is None
+    assert result["certificate"]["exact"] is True
+    assert result["provenance"] == {"device": "cpu: test"}
+
+
+def test_the_result_as_numpy_arrays(client, sessions, job):
+    work(sessions, job)
+    answer = client.get(f"/v1/jobs/{job['id']}/hyperparameters?format=npz&iteration=last")
+    assert answer.headers["Content-Disposition"].endswith('-last.npz"')
+    with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
+        assert set(arrays) == {"document", "momentum", "step_size"}
+        np.testing.assert_array_equal(arrays["step_size"], np.exp(values(2)["step_size"]))
+        assert '"iteration": 2' in str(arrays["document"])
+
+
+def test_values_of_each_iteration(client, sessions, job):
+    url = f"/v1/jobs/{job['id']}/hyperparameters"
+    assert_problem(client.get(url), 409, "nothing_learned")
+    work(sessions, job, finish=False)
+    for which, iteration in {"0": 0, "1": 1, "2": 2, "last": 2, "best": 0}.items():
+        assert client.get(url, params={"iteration": which}).json()["iteration"] == iteration
+    assert_problem(client.get(url, params={"iteration": "3"}), 404, "unknown_iteration")
+    for wrong in ("-1", "worst", "1.5", str(2**40), ""):
+        problem = assert_problem(client.get(url, params={"iteration": wrong}), 422, "invalid_parameter")
+        assert problem["errors"][0]["loc"][:2] == ["query", "iteration"]
+    assert_problem(client.get(url, params={"format": "pickle"}), 422, "invalid_parameter")
+
+
+def test_values_that_were_not_kept_are_gone(settings, sessions):
+    from tests.conftest import serving
+
+    with serving(settings.model_copy(update={"max_snapshot_bytes": 1})) as client:
+        job = client.post("/v1/jobs", json=document()).json()
+        work(sessions, job, iterations=3)
+        problem = assert_problem(client.get(f"/v1/jobs/{job['id']}/hyperparameters?iteration=2"), 410, "pruned")
+    assert problem["kept"] == [0, 3]
+
+
+def test_values_that_overflow_are_null(client, sessions, job):
+    lease = claim(sessions, UUID(job["id"]))
+    with sessions.begin() as session:
+        start = {"step_size": np.array([[1e6, 0.0]] * 10), "momentum": np.array(math.nan)}
+        leases.save_start(session, lease, start, LOSSES, {})
+    found = client.get(f"/v1/jobs/{job['id']}/hyperparameters?iteration=0").json()["hyperparameters"]
+    assert found["step_size"]["values"] == [[None, 1.0]] * 10
+    assert found["momentum"]["values"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+        ("DELETE", ""),
+        ("GET", "/iterations"),
+        ("GET", "/hyperparameters"),
+    ],
+)
+def test_another_projects_job_does_not_exist(client, sessions, job, method, path):
+    key = keys.new_key()
+    with sessions.begin() as session:
+        keys.add(session, keys.ensure_project(session, "other"), key)
+    theirs = {"Authorization": f"Bearer {key}"}
+    unknown = client.request(method, f"/v1/jobs/{uuid4()}{path}", headers=theirs)
+    problem = assert_problem(
+        client.request(method, f"/v1/jobs/{job['id']}{path}", headers=theirs), 404, "unknown_job"
+    )
+    assert unknown.json()["detail"].count("-") == problem["detail"].count("-")  # the same words
+    assert client.get("/v1/jobs", headers=theirs).json()["data"] == []
+    assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "queued"
+
+
+def test_an_answer_never_promises_what_was_not_committed(client, sessions):
+    with sessions.begin() as session:  # fails at the commit, after the route is done
+        session.execute(
+            text("CREATE FUNCTION refuse() RETURNS trigger AS 'BEGIN RAISE ''full''; END' LANGUAGE plpgsql")
+        )
+        session.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
+        )
+    assert_problem(client.post("/v1/jobs", json=document()), 500, "internal_error")
+    with sessions() as session:
+        assert session.scalars(select(Job)).all() == []
+
+
+def test_a_job_deleted_meanwhile_is_not_found(client, sessions, project, job):
+    with sessions.begin() as session:
+        jobs.cancel(session, project, UUID(job["id"]))
+        jobs.remove(session, project, UUID(job["id"]))
+    assert_problem(client.get(f"/v1/jobs/{job['id']}/hyperparameters"), 404, "unknown_job")

@@ -1,0 +1,166 @@
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select
+
+from core.store import jobs, keys, leases
+from core.store.errors import InvalidCursor, StateConflict, UnknownJob
+from core.store.models import Job, LearnedValue, State, WakeUp
+from tests.builders import claim, create, create_in, read, record
+
+
+def outbox(sessions):
+    with sessions() as session:
+        return set(session.scalars(select(WakeUp.job_id)))
+
+
+def act(sessions, action, project, job_id):
+    with sessions.begin() as session:
+        return action(session, project, job_id)
+
+
+def end(sessions, project, job_id, state):
+    """Bring a queued job into an ended state."""
+    if state == State.CANCELLED:
+        act(sessions, jobs.cancel, project, job_id)
+        return
+    lease = claim(sessions, job_id)
+    with sessions.begin() as session:
+        if state == State.FAILED:
+            leases.fail(session, lease, "diverged", "it did", {"step": 3, "largest": float("nan")})
+        else:
+            leases.succeed(session, lease, best_iteration=0, losses={}, provenance={})
+
+
+def test_a_new_job_is_queued_with_its_wake_up(sessions, project):
+    job = read(sessions, project, create(sessions, project))
+    assert (job.state, job.attempt, job.meta_iteration, job.num_iterations) == (State.QUEUED, 0, 0, 4)
+    assert job.num_hyperparameters == 10 * 2 + 1
+    assert job.groups == [
+        {"name": "layer_1.weights", "shape": [64, 10]},
+        {"name": "layer_1.biases", "shape": [10]},
+    ]
+    assert outbox(sessions) == {job.id}
+
+
+def test_job_and_wake_up_come_together_or_not_at_all(sessions, project):
+    with pytest.raises(RuntimeError), sessions.begin() as session:
+        create_in(session, project)
+        raise RuntimeError
+    assert outbox(sessions) == set()
+    with sessions() as session:
+        assert session.scalars(select(Job)).all() == []
+
+
+def test_cancelling_a_queued_job_ends_it(sessions, project):
+    job = act(sessions, jobs.cancel, project, create(sessions, project))
+    assert job.state == State.CANCELLED
+    assert job.ended_at is not None
+
+
+def test_cancelling_a_running_job_asks_its_worker(sessions, project):
+    job_id = create(sessions, project)
+    lease = claim(sessions, job_id)
+    job = act(sessions, jobs.cancel, project, job_id)
+    assert (job.state, job.cancel_requested, job.ended_at) == (State.RUNNING, True, None)
+    with sessions.begin() as session:
+        assert leases.renew(session, lease, 60) is True
+
+
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
+def test_an_ended_job_cannot_be_cancelled(sessions, project, state):
+    job_id = create(sessions, project)
+    end(sessions, project, job_id, state)
+    with pytest.raises(StateConflict, match=f"is {state}") as caught:
+        act(sessions, jobs.cancel, project, job_id)
+    assert caught.value.details() == {"state": state}
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+def test_a_retry_queues_the_job_with_its_checkpoint(sessions, project, state):
+    job_id = create(sessions, project)
+    lease = claim(sessions, job_id)
+    with sessions.begin() as session:
+        leases.save_iteration(session, lease, record(0, best=0, best_loss=1.0))
+        leases.requeue(session, lease)
+    end(sessions, project, job_id, state)
+    job = act(sessions, jobs.retry, project, job_id)
+    assert (job.state, job.error, job.ended_at, job.cancel_requested) == (State.QUEUED, None, None, False)
+    assert outbox(sessions) == {job_id}
+    lease = claim(sessions, job_id)
+    with sessions() as session:
+        assert leases.work(session, lease).checkpoint.iteration == 1
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.SUCCEEDED])
+def test_other_jobs_cannot_be_retried(sessions, project, state):
+    job_id = create(sessions, project)
+    if state == State.SUCCEEDED:
+        end(sessions, project, job_id, state)
+    elif state == State.RUNNING:
+        claim(sessions, job_id)
+    with pytest.raises(StateConflict, match="failed or cancelled"):
+        act(sessions, jobs.retry, project, job_id)
+    assert read(sessions, project, job_id).state == state
+
+
+def test_only_ended_jobs_are_deleted_and_nothing_of_them_stays(sessions, project):
+    job_id = create(sessions, project)
+    with pytest.raises(StateConflict, match="cancel it first"):
+        act(sessions, jobs.remove, project, job_id)
+    lease = claim(sessions, job_id)
+    with sessions.begin() as session:
+        leases.save_iteration(session, lease, record(0))
+        leases.cancelled(session, lease)
+    act(sessions, jobs.remove, project, job_id)
+    with sessions() as session:
+        for table in (Job, LearnedValue, WakeUp):
+            assert session.scalars(select(table)).all() == []
+
+
+@pytest.mark.parametrize("action", [jobs.get, jobs.cancel, jobs.retry, jobs.remove])
+def test_jobs_of_another_project_do_not_exist(sessions, project, action):
+    job_id = create(sessions, project)
+    with sessions.begin() as session:
+        other = keys.ensure_project(session, "other")
+    with pytest.raises(UnknownJob):
+        act(sessions, action, other, job_id)
+    with pytest.raises(UnknownJob):
+        act(sessions, action, project, uuid4())
+    assert read(sessions, project, job_id).state == State.QUEUED
+
+
+def test_pages_hold_every_job_once_newest_first(sessions, project):
+    created = [create(sessions, project, preset="even" if number % 2 == 0 else None) for number in range(7)]
+    act(sessions, jobs.cancel, project, created[3])
+
+    def walk(**filters):
+        found, cursor = [], None
+        while True:
+            with sessions() as session:
+                page = jobs.page(session, project, after=cursor, limit=2, **filters)
+            assert len(page.jobs) <= 2
+            found += [job.id for job in page.jobs]
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    assert walk() == created[::-1]
+    assert walk(preset="even") == created[::-2]
+    assert walk(state=State.CANCELLED) == [created[3]]
+
+
+def test_a_cursor_outlives_its_job(sessions, project):
+    created = [create(sessions, project) for _ in range(3)]
+    with sessions() as session:
+        cursor = jobs.page(session, project, limit=1).next
+    act(sessions, jobs.cancel, project, created[2])
+    act(sessions, jobs.remove, project, created[2])
+    with sessions() as session:
+        assert [job.id for job in jobs.page(session, project, after=cursor).jobs] == created[1::-1]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "é", "\0", "MjAyNQ", "=" * 9, str(uuid4()), "A" * 10_000])
+def test_a_cursor_of_ones_own_is_refused(sessions, project, cursor):
+    with sessions() as session, pytest.raises(InvalidCursor):
+        jobs.page(session, project, after=cursor)

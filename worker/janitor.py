@@ -1,0 +1,109 @@
+"""Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
+
+Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
+workers again for jobs that wait although the broker holds no message.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.config import Settings, get_settings
+from core.store import leases, outbox
+from core.store.session import open_store
+from worker import health
+from worker.publisher import publishing
+
+log = logging.getLogger("worker.janitor")
+
+
+class Janitor:
+    """One process's rounds."""
+
+    def __init__(self, sessions: sessionmaker[Session], settings: Settings) -> None:
+        self._sessions, self._settings = sessions, settings
+        self._broker_url = settings.broker_url.get_secret_value()
+        self._failing: dict[
+            str, str
+        ] = {}  # reasons by duty, so that an outage is logged once and not every second
+
+    def round(self) -> None:
+        """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
+        for duty in (self.reap, self.publish, self.republish):
+            self._survive(duty)
+
+    def reap(self) -> None:
+        """Take jobs from workers that no longer renew their lease."""
+        with self._sessions.begin() as session:
+            if lost := leases.reap(session, self._settings.max_attempts):
+                log.warning("%d jobs lost their worker", lost)
+
+    def publish(self) -> None:
+        """Send all that waits in the outbox."""
+        with self._sessions() as session:
+            if outbox.is_empty(session):
+                return  # no need of a broker
+        with publishing(self._broker_url) as publisher:
+            sent = 1
+            while sent:
+                with self._sessions.begin() as session:
+                    sent = outbox.publish(session, publisher.send)
+
+    def republish(self) -> None:
+        """Wake workers for jobs queued too long, if their queue is empty: else their message still waits in it."""
+        seconds = self._settings.republish_seconds
+        with self._sessions() as session:
+            queues = outbox.overdue_queues(session, seconds)
+        if not queues:
+            return
+        with publishing(self._broker_url) as publisher:
+            drained = [queue for queue in queues if publisher.depth(queue) == 0]
+        for queue in drained:
+            with self._sessions.begin() as session:
+                log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+
+    def _survive(self, duty: Callable[[], None]) -> None:
+        name = duty.__name__
+        try:
+            duty()
+        except Exception as error:  # whatever the broker's or the database's client raises
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            if self._failing.get(name) != reason:
+                log.warning("%s failed, trying again: %s", name, reason)
+            self._failing[name] = reason
+        else:
+            if self._failing.pop(name, None):
+                log.info("%s works again", name)
+
+
+def main() -> None:
+    """Work until SIGTERM or Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = get_settings()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    janitor = Janitor(open_store(settings.database_url, application="retrograd janitor"), settings)
+    log.info("started")
+    while not stop.is_set():
+        try:
+            with outbox.listening(settings.database_url) as listener:
+                while not stop.is_set():
+                    janitor.round()
+                    health.beat("janitor")
+                    listener.wait(settings.janitor_seconds)
+        except (psycopg.Error, SQLAlchemyError) as error:
+            log.warning("the database is away, trying again: %s", str(error).partition("\n")[0])
+            stop.wait(settings.janitor_seconds)
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

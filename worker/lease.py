@@ -1,0 +1,163 @@
+"""Holding a job: a heartbeat in the background, and an end for every way in which work can stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
+
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.config import Settings
+from core.errors import CoreError
+from core.store import leases
+from core.store.errors import Fenced
+from core.store.leases import Lease
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_RETRY_SECONDS = 1.0
+_MAX_MESSAGE = 300
+
+log = logging.getLogger(__name__)
+
+
+class Cancelled(Exception):  # noqa: N818 - named for what happened
+    """The job's owner wants it ended."""
+
+
+class ShuttingDown(Exception):  # noqa: N818
+    """The worker is to end; its job goes back to the queue."""
+
+
+class HeldLease:
+    """A lease that is renewed until `release`."""
+
+    def __init__(
+        self, sessions: sessionmaker[Session], lease: Lease, settings: Settings, stopping: threading.Event
+    ) -> None:
+        self._sessions, self._lease, self._settings, self._stopping = sessions, lease, settings, stopping
+        self._fenced = self._cancelled = False
+        self._released = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat {lease.job_id}", daemon=True)
+        self._heartbeat.start()
+
+    def check(self) -> None:
+        """Return while work may go on. Cheap: the numerics call it between jitted segments.
+
+        Raises:
+            Fenced: another worker has the job.
+            Cancelled: its owner wants it ended.
+            ShuttingDown: this worker is to end.
+        """
+        if self._fenced:
+            raise Fenced(self._lease.job_id, self._lease.epoch)
+        if self._cancelled:
+            raise Cancelled
+        if self._stopping.is_set():
+            raise ShuttingDown
+
+    def run(
+        self, operation: Callable[Concatenate[Session, Lease, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Carry out a store operation in its own transaction, across a short outage of the database.
+
+        Operations may run twice when a commit's answer is lost; those of `leases` bear that.
+
+        Raises:
+            Fenced: another worker has the job.
+        """
+        deadline = time.monotonic() + self._settings.lease_seconds
+        while True:
+            try:
+                with self._sessions.begin() as session:
+                    return operation(session, self._lease, *args, **kwargs)
+            except (OperationalError, InterfaceError) as error:
+                if time.monotonic() > deadline or self._stopping.is_set():
+                    raise
+                log.warning(
+                    "job %s: the database is away, trying again: %s", self._lease.job_id, _first_line(error)
+                )
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def release(self) -> None:
+        """Stop renewing."""
+        self._released.set()
+        self._heartbeat.join()
+
+    def _beat(self) -> None:
+        interval = self._settings.heartbeat_seconds
+        while not self._released.wait(interval):
+            try:
+                with self._sessions.begin() as session:
+                    self._cancelled = leases.renew(session, self._lease, self._settings.lease_seconds)
+                interval = self._settings.heartbeat_seconds
+            except Fenced:
+                self._fenced = True
+                return
+            except SQLAlchemyError as error:
+                log.warning("job %s: lease not renewed: %s", self._lease.job_id, _first_line(error))
+                interval = min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
+
+
+@contextmanager
+def leased(
+    sessions: sessionmaker[Session], job_id: UUID, settings: Settings, stopping: threading.Event
+) -> Iterator[HeldLease | None]:
+    """Hold a job for the time of the block, which must end it; None when there is nothing to hold.
+
+    What the block raises decides how the job goes on: cancelled, back in the queue, or failed with the error.
+    """
+    with sessions.begin() as session:
+        lease = leases.claim(session, job_id, settings.lease_seconds)
+    if lease is None:
+        yield None
+        return
+    log.info("job %s: attempt %d", job_id, lease.attempt)
+    held = HeldLease(sessions, lease, settings, stopping)
+    try:
+        yield held
+        log.info("job %s: succeeded", job_id)
+    except BaseException as error:
+        _end(held, job_id, error)
+        if not isinstance(error, Exception):  # the process itself is to end
+            raise
+    finally:
+        held.release()
+
+
+def _end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
+    try:
+        _write_end(held, job_id, error)
+    except Fenced:
+        log.warning("job %s: another worker has it", job_id)
+    except SQLAlchemyError as outage:  # the lease runs out, and the janitor queues the job again
+        log.error("job %s: its end could not be kept: %s", job_id, _first_line(outage))
+
+
+def _write_end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
+    match error:
+        case Fenced() | OperationalError() | InterfaceError():
+            raise error
+        case Cancelled():
+            log.info("job %s: cancelled", job_id)
+            held.run(leases.cancelled)
+        case ShuttingDown() | KeyboardInterrupt() | SystemExit():
+            log.info("job %s: given back", job_id)
+            held.run(leases.requeue)
+        case CoreError():
+            log.info("job %s: failed: %s", job_id, error)
+            held.run(leases.fail, error.code, str(error), error.details())
+        case _:
+            log.error("job %s: failed", job_id, exc_info=error)
+            held.run(leases.fail, "internal_error", f"{type(error).__name__}: {_first_line(error)}", {})
+
+
+def _first_line(error: BaseException) -> str:
+    text: Any = str(error).strip().splitlines()
+    return text[0][:_MAX_MESSAGE] if text else type(error).__name__

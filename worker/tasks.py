@@ -1,0 +1,83 @@
+"""The task that a message wakes: run one job. Joins the numerics and the store."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.config import get_settings
+from core.errors import FixedPointOverflow
+from core.records import Checkpoint, Losses, Values
+from core.store import learned, leases
+from core.store.leases import Lease
+from core.store.session import open_store
+from worker.app import RUN_JOB, app
+from worker.lease import Cancelled, HeldLease, leased
+from worker.signals import stopping
+
+if TYPE_CHECKING:
+    from core.learning import Learner
+
+
+@app.task(name=RUN_JOB)
+def run_job(job_id: str) -> None:
+    """Run one job to its end. Returns at once unless this worker wins the lease."""
+    if stopping.is_set():
+        return
+    with leased(_sessions(), UUID(job_id), get_settings(), stopping) as lease:
+        if lease is not None:
+            learn(lease)
+
+
+def learn(lease: HeldLease) -> None:
+    """Learn from where the job stands, saving every meta-iteration, and keep the result."""
+    from core.learning import Learner  # JAX; only in the child, after its settings
+
+    work = lease.run(leases.work)
+    learner = Learner.from_spec(work.spec, interrupt=lease.check)
+    initial, checkpoint = work.initial, work.checkpoint
+    if initial is None:
+        initial = learner.evaluate(learner.initial())
+        lease.run(leases.save_start, learner.initial(), initial, learner.provenance())
+    for record in learner.run(checkpoint):
+        if lease.run(leases.save_iteration, record):
+            raise Cancelled
+        checkpoint = record.checkpoint
+    if checkpoint is None:
+        raise RuntimeError("no meta-iteration was run")
+    _keep_result(lease, learner, initial, checkpoint)
+
+
+def _keep_result(lease: HeldLease, learner: Learner, initial: Losses, checkpoint: Checkpoint) -> None:
+    """Compare on the evaluation seeds: while learning, fresh seeds make the lowest loss partly luck."""
+    evaluated: dict[int, Losses | None] = {0: initial}
+    for iteration in sorted({checkpoint.best_iteration or 0, checkpoint.iteration} - {0}):
+        evaluated[iteration] = _evaluate(learner, lease.run(_values, iteration))
+    best = min(evaluated, key=lambda iteration: _rank(evaluated[iteration]))
+    losses = {"initial": initial, "best": evaluated[best], "last": evaluated[checkpoint.iteration]}
+    lease.run(leases.succeed, best_iteration=best, losses=losses, provenance=learner.provenance())
+
+
+def _values(session: Session, lease: Lease, iteration: int) -> Values:
+    return learned.values_at(session, lease.job_id, iteration)
+
+
+def _evaluate(learner: Learner, values: Values) -> Losses | None:
+    """None where training diverges: such values are not the best, but no reason to lose the others."""
+    try:
+        return learner.evaluate(values)
+    except FixedPointOverflow:
+        return None
+
+
+def _rank(losses: Losses | None) -> float:
+    return math.inf if losses is None or math.isnan(losses.outer) else losses.outer
+
+
+@cache
+def _sessions() -> sessionmaker[Session]:
+    return open_store(get_settings().database_url, application="retrograd worker")
