@@ -135,7 +135,9 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 def _methods_at(request: Request) -> list[str]:
     """Of all routes at this path; Starlette itself names those of the first."""
     routes = [route for router in request.app.state.routers for route in router.routes]
-    return sorted({name for route in routes if route.matches(request.scope)[0] != Match.NONE for name in route.methods})
+    return sorted(
+        {name for route in routes if route.matches(request.scope)[0] != Match.NONE for name in route.methods}
+    )
 
 
 def _database_away(request: Request, error: Exception) -> JSONResponse:

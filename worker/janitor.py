@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 
 import psycopg
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
@@ -70,17 +69,24 @@ class Janitor:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
 
     def _survive(self, duty: Callable[[], None]) -> None:
-        name = duty.__name__
         try:
             duty()
         except Exception as error:  # whatever the broker's or the database's client raises
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            if self._failing.get(name) != reason:
-                log.warning("%s failed, trying again: %s", name, reason)
-            self._failing[name] = reason
+            self.failed(duty.__name__, error)
         else:
-            if self._failing.pop(name, None):
-                log.info("%s works again", name)
+            self.works(duty.__name__)
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Log a failure, but not the same one twice in a row: an outage would fill the log."""
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if self._failing.get(what) != reason:
+            log.warning("%s failed, trying again: %s", what, reason)
+        self._failing[what] = reason
+
+    def works(self, what: str) -> None:
+        """Log the end of a failure."""
+        if self._failing.pop(what, None):
+            log.info("%s works again", what)
 
 
 def main() -> None:
@@ -95,12 +101,13 @@ def main() -> None:
     while not stop.is_set():
         try:
             with outbox.listening(settings.database_url) as listener:
+                janitor.works("listen")
                 while not stop.is_set():
                     janitor.round()
                     health.beat("janitor")
                     listener.wait(settings.janitor_seconds)
-        except (psycopg.Error, SQLAlchemyError) as error:
-            log.warning("the database is away, trying again: %s", str(error).partition("\n")[0])
+        except psycopg.Error as error:
+            janitor.failed("listen", error)
             stop.wait(settings.janitor_seconds)
     log.info("stopped")
 

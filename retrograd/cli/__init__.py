@@ -20,6 +20,9 @@ def main() -> None:
     """Run one command. What can go wrong ends in one paragraph and status 1, not in a traceback."""
     try:
         app()
-    except (CoreError, TimeoutError, PermissionError, FileNotFoundError, IsADirectoryError) as error:
+    except CoreError as error:
         complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        complain(f"{error.strerror}: {error.filename}" if error.filename else str(error))
         sys.exit(1)

@@ -12,8 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
+_WIDE = 200
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+if not out.is_terminal:
+    out.width = _WIDE  # what reads a pipe or a file has no edge
 
 
 def complain(message: str) -> None:
@@ -29,12 +33,14 @@ def print_json(document: Any) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP act as Ctrl-C does, and Ctrl-C acts even where a shell has turned it off."""
+    """SIGTERM and SIGHUP act as Ctrl-C does, and SIGINT even where a shell has turned it off for `&`."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else started by nohup
+        numbers.append(signal.SIGHUP)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield

@@ -44,9 +44,11 @@ def submit(
         if as_json:
             print_json(job)
         elif watch:
-            out.print(*outcome(job), sep="\n", soft_wrap=True)
+            _print_outcome(job)
         else:
-            out.print(f"{job['id']} {job['state']}; follow it with `retrograd watch {str(job['id'])[:8]}`")
+            out.print(
+                f"{job['id']} {job['state']}; `retrograd watch {str(job['id'])[:8]}` follows it", soft_wrap=True
+            )
         _exit_with(job)
 
 
@@ -78,7 +80,7 @@ def watch(job: Job = "latest", folder: Folder = None) -> None:
     """Follow a job to its end. Ctrl-C stops following; the job goes on."""
     with connect(folder) as client:
         ended = _follow(client, find_job(client, job))
-        out.print(*outcome(ended), sep="\n", soft_wrap=True)
+        _print_outcome(ended)
         _exit_with(ended)
 
 
@@ -101,9 +103,8 @@ def presets(as_json: AsJson = False, folder: Folder = None) -> None:
 
 
 def _read(spec: str) -> dict[str, Any]:
-    text = sys.stdin.read() if spec == "-" else Path(spec).read_text()
     try:
-        document = json.loads(text)
+        document = json.loads(sys.stdin.read() if spec == "-" else Path(spec).read_text())
     except ValueError as error:
         raise typer.BadParameter(f"{spec} is not JSON: {error}") from error
     if not isinstance(document, dict):
@@ -122,6 +123,12 @@ def _follow(client: Client, job_id: str) -> dict[str, Any]:
             soft_wrap=True,
         )
         raise typer.Exit(130) from None
+
+
+def _print_outcome(job: dict[str, Any]) -> None:
+    out.print(*outcome(job), sep="\n", soft_wrap=True)
+    if job["state"] == "succeeded":
+        out.print(f"`retrograd download {job['id'][:8]}` saves what it learned.", soft_wrap=True)
 
 
 def _exit_with(job: dict[str, Any]) -> None:

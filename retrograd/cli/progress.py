@@ -54,6 +54,8 @@ def _news(job: dict[str, Any]) -> str:
     news = f"meta-iteration {progress['meta_iteration']}/{progress['of']}"
     if job["latest_outer_loss"] is not None:
         news += f" · outer loss {number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}"
-    if progress["eta_seconds"] is not None:
+    if job["state"] == "running" and progress["meta_iteration"] == progress["of"]:
+        news += " · evaluating"
+    elif progress["eta_seconds"] is not None:
         news += f" · {duration(progress['eta_seconds'])} left"
     return news

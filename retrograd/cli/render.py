@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
     """One line a job."""
-    table = Table("job", "name", "state", "meta-iteration", "outer loss", "best", "left", box=None)
+    table = Table("job", "name", "state", "done", "outer loss", "best", "left", box=None, pad_edge=False)
     for job in jobs:
         progress = job["progress"]
         table.add_row(
@@ -46,10 +46,10 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
 
 def losses_table(job: Json) -> Table:
     """Before and after, on the same evaluation seeds."""
-    table = Table("loss", "before", "after", box=None)
+    table = Table("", "before", "after", box=None, pad_edge=False, padding=(0, 2))
     before, after = job["losses"].get("initial") or {}, job["losses"].get("best") or {}
     for part in ("outer", "train", "valid", "test"):
-        table.add_row(part, number(before.get(part)), number(after.get(part)))
+        table.add_row(f"  {part}", number(before.get(part)), number(after.get(part)))
     return table
 
 
@@ -60,7 +60,7 @@ def certificate_line(certificate: Json) -> str:
         return f"Certificate: not exact ({certificate['engine']} engine)"
     return (
         f"Certificate: exact, {certificate['mismatched_bits']} mismatched bits; {number(stored)} bits stored "
-        f"per parameter and step (information-theoretic bound {number(bound)})"
+        f"per parameter and step (bound {number(bound)})"
     )
 
 
@@ -96,15 +96,18 @@ def outcome(job: Json) -> list[Table | str]:
     if job["state"] != "succeeded":
         return []
     return [
+        f"Learned {job['num_hyperparameters']} hyperparameters in {job['progress']['meta_iteration']} "
+        f"meta-iterations. Mean losses over {job['spec']['meta']['evaluation_seeds']} evaluation seeds:",
         losses_table(job),
         certificate_line(job["certificate"]),
-        f"`retrograd download {job['id'][:8]}` saves what it learned.",
     ]
 
 
 def presets_table(presets: Iterable[Json]) -> Table:
     """One line a preset."""
-    table = Table("preset", "data", "hyperparameters learned", "steps", "meta-iterations", box=None)
+    table = Table(
+        "preset", "data", "hyperparameters learned", "steps", "meta-iterations", box=None, pad_edge=False
+    )
     for preset in presets:
         learned = [name for name, one in preset["hyperparameters"].items() if one["learn"]]
         table.add_row(

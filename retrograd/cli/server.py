@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,8 +15,8 @@ from retrograd.cli.app import Folder
 from retrograd.cli.console import complain, err, interruptible, out
 from retrograd.cli.overrides import override
 from retrograd.cli.progress import follow
-from retrograd.cli.render import certificate_line, duration, failure, losses_table
-from retrograd.client import Client
+from retrograd.cli.render import duration, failure, outcome
+from retrograd.client import Client, ServerUnreachable
 from retrograd.home import Home
 from retrograd.local.stack import DEFAULT_PORT, Stack
 
@@ -59,25 +59,31 @@ def demo(
         try:
             with _running(Home(folder), 0, None) as stack, Client(stack.url, stack.api_key) as client:
                 processes = stack.processes()
-                spec = override(client.preset(DEMO_PRESET), settings or [])
-                job_id = str(client.create_job(spec)["id"])
-                job = follow(client, job_id, stack.check)
-                if job["state"] != "succeeded":
-                    complain(failure(job))
-                    raise typer.Exit(1)
-                client.download(job_id, output)
+                job = _learn(stack, client, settings or [], output)
         except KeyboardInterrupt:
             err.print("Stopped; nothing is kept.")
             raise typer.Exit(130) from None
-    out.print()
-    out.print(losses_table(job))
-    out.print(certificate_line(job["certificate"]), soft_wrap=True)
-    out.print(f"Learned hyperparameters: {output}", soft_wrap=True)
+    out.print(*outcome(job), f"Saved to {output}", sep="\n", soft_wrap=True)
     left = [process for process in processes if process.is_running()]
     if left:
         complain(f"processes are left: {', '.join(str(process.pid) for process in left)}")
         raise typer.Exit(1)
     out.print(f"Done in {duration(time.monotonic() - began)}; everything is stopped, no process is left.")
+
+
+def _learn(stack: Stack, client: Client, settings: list[str], output: Path) -> dict[str, Any]:
+    spec = override(client.preset(DEMO_PRESET), settings)
+    try:
+        job_id = str(client.create_job(spec)["id"])
+        job = follow(client, job_id, stack.check)
+        if job["state"] != "succeeded":
+            complain(failure(job))
+            raise typer.Exit(1)
+        client.download(job_id, output)
+    except ServerUnreachable:
+        stack.check(1)  # says which component ended, and why
+        raise
+    return job
 
 
 @contextlib.contextmanager

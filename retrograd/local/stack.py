@@ -30,6 +30,7 @@ DEFAULT_PORT = 8000
 
 _READY_SECONDS = 60.0
 _LOCK_SECONDS = 40.0  # longer than any component of a stack that was killed takes to end
+_API_GRACE_SECONDS = 15.0  # to finish its answers
 _WORKER_GRACE_SECONDS = 20.0  # to give its job back
 
 
@@ -162,7 +163,7 @@ class Stack:
         self._report("migrations")
         python("migrations", "core.store.migrate").wait_success(_READY_SECONDS)
         self._report("API, worker and janitor")
-        api = python("api", "api", "--host", HOST, "--port", str(self.port))
+        api = python("api", "api", "--host", HOST, "--port", str(self.port), grace=_API_GRACE_SECONDS)
         worker = python("worker", "worker", grace=_WORKER_GRACE_SECONDS)
         janitor = python("janitor", "worker.janitor")
         self._components += [api, worker, janitor]

@@ -18,7 +18,7 @@ from retrograd.local.guarded import ComponentFailed
 from retrograd.local.stack import AlreadyRunning, PortTaken, Stack
 
 PRESET = "digits-schedules"
-SMALL = ["meta.num_iterations=3", "meta.evaluation_seeds=1", "training.num_steps=5"]
+SMALL = ["meta.num_iterations=3", "meta.evaluation_seeds=1", "training.num_steps=5", "problem.model.hidden=[10]"]
 SET_SMALL = [word for setting in SMALL for word in ("-s", setting)]
 GONE_WITHIN = 60.0
 
@@ -49,8 +49,10 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    with Stack(Home(tmp_path_factory.mktemp("stack") / "home"), port=0) as stack:
-        yield stack
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETROGRAD_HEARTBEAT_SECONDS", "0.5")  # how soon a running job hears that it is cancelled
+        with Stack(Home(tmp_path_factory.mktemp("stack") / "a home"), port=0) as stack:
+            yield stack
 
 
 @pytest.fixture
@@ -110,12 +112,12 @@ def test_a_job_learns_and_is_downloaded(learned, retrograd, tmp_path):
     run = retrograd("download", learned["id"], "-o", "result.json")
     assert run.returncode == 0, run.stderr
     document = json.loads((tmp_path / "result.json").read_text())
-    assert np.shape(document["hyperparameters"]["step_size"]["values"]) == (5, 8)
+    assert np.shape(document["hyperparameters"]["step_size"]["values"]) == (5, 4)
     assert document["losses"]["best"]["outer"] <= document["losses"]["initial"]["outer"]
     assert document["certificate"]["exact"]
     assert retrograd("download", learned["id"][:8], "--format", "npz", "--iteration", "last").returncode == 0
     with np.load(tmp_path / f"{learned['id']}.npz") as arrays:
-        assert arrays["momentum"].shape == (5, 8)
+        assert arrays["momentum"].shape == (5, 4)
 
 
 def test_status_watch_and_presets_show_it(learned, retrograd):
@@ -144,6 +146,24 @@ def test_jobs_come_from_files_and_standard_input_and_can_be_cancelled(stack, ret
     watched = retrograd("watch", first["id"])
     assert watched.returncode == 1
     assert "cancelled" in watched.stderr
+
+
+def test_ctrl_c_stops_watching_but_not_the_job(stack, retrograd, tmp_path):
+    spec = ["--preset", PRESET, "-s", "meta.num_iterations=10000", "-s", "training.num_steps=5"]
+    job = json.loads(retrograd("submit", *spec, "--json").stdout)
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "retrograd", "watch", job["id"]],
+        stderr=subprocess.PIPE, text=True, env=environment(stack.home.path),
+    )  # fmt: skip
+    with watch:
+        assert "meta-iteration" in watch.stderr.readline()
+        watch.send_signal(signal.SIGINT)
+        assert "the job goes on" in watch.stderr.read()
+    assert watch.returncode == 130
+    with Client(home=stack.home) as client:
+        assert client.job(job["id"])["state"] in ("queued", "running")
+        client.cancel(job["id"])
+        assert client.wait(job["id"], seconds=GONE_WITHIN)["state"] == "cancelled"
 
 
 def test_a_bad_job_is_refused_with_the_name_of_the_field(retrograd):

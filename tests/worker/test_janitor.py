@@ -1,0 +1,154 @@
+import base64
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from sqlalchemy import select, text
+
+from core.config import Settings
+from core.store.models import State, WakeUp
+from retrograd.local.servers import free_port
+from tests.builders import claim, create, eventually, read
+from tests.conftest import running
+from worker.janitor import Janitor
+
+
+@pytest.fixture
+def broker(valkey):
+    with redis.Redis.from_url(valkey.url) as client:
+        yield client
+
+
+@pytest.fixture
+def janitor(sessions, settings):
+    return Janitor(sessions, settings)
+
+
+def outbox(sessions):
+    with sessions() as session:
+        return len(session.scalars(select(WakeUp.job_id)).all())
+
+
+def test_the_outbox_is_published_once(sessions, project, janitor, broker):
+    created = {str(create(sessions, project)) for _ in range(3)}
+    janitor.round()
+    janitor.round()
+    bodies = [base64.b64decode(json.loads(message)["body"]).decode() for message in broker.lrange("cpu", 0, -1)]
+    assert len(bodies) == 3
+    assert {job_id for job_id in created if any(job_id in body for body in bodies)} == created
+    assert outbox(sessions) == 0
+
+
+def test_jobs_go_to_the_queue_they_were_made_for(sessions, project, janitor, broker):
+    create(sessions, project, queue="gpu")
+    janitor.round()
+    assert (broker.llen("gpu"), broker.llen("cpu")) == (1, 0)
+
+
+def test_more_than_a_batch_is_published_in_one_round(sessions, project, janitor, broker):
+    for _ in range(205):
+        create(sessions, project)
+    janitor.round()
+    assert broker.llen("cpu") == 205
+
+
+def test_several_janitors_publish_each_row_once(sessions, settings, project, broker):
+    for _ in range(40):
+        create(sessions, project)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: Janitor(sessions, settings).round(), range(4)))
+    assert broker.llen("cpu") == 40
+
+
+def test_a_job_whose_worker_was_lost_is_published_again(sessions, project, janitor, broker):
+    job_id = create(sessions, project)
+    janitor.round()
+    claim(sessions, job_id)
+    broker.flushall()
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
+    janitor.round()
+    assert read(sessions, project, job_id).state == State.QUEUED
+    assert broker.llen("cpu") == 1
+
+
+def test_a_wiped_broker_is_filled_again(sessions, settings, project, broker):
+    janitor = Janitor(sessions, settings.model_copy(update={"republish_seconds": 0.001}))
+    for _ in range(3):
+        create(sessions, project)
+    janitor.round()
+    broker.flushall()
+    janitor.round()  # notices
+    janitor.round()  # publishes
+    assert broker.llen("cpu") == 3
+
+
+def test_messages_that_wait_are_not_doubled(sessions, settings, project, broker):
+    janitor = Janitor(sessions, settings.model_copy(update={"republish_seconds": 0.001}))
+    create(sessions, project)
+    for _ in range(5):
+        janitor.round()
+    assert broker.llen("cpu") == 1
+
+
+def test_a_job_is_not_published_again_too_soon(sessions, project, janitor, broker):
+    create(sessions, project)
+    janitor.round()
+    broker.flushall()
+    janitor.round()
+    assert (broker.llen("cpu"), outbox(sessions)) == (0, 0)
+
+
+def test_without_a_broker_leases_are_still_reaped_and_the_outbox_waits(sessions, settings, project, caplog):
+    away = Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+    janitor = Janitor(sessions, away)
+    job_id = create(sessions, project)
+    claim(sessions, job_id)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
+    for _ in range(3):
+        janitor.round()
+    assert read(sessions, project, job_id).state == State.QUEUED
+    assert outbox(sessions) == 1
+    assert caplog.text.count("publish failed") == 1  # said once, not in every round
+
+
+def test_a_frozen_broker_holds_up_nobody_for_long(sessions, project, janitor, valkey, broker):
+    create(sessions, project)
+    os.kill(valkey.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        janitor.round()
+        assert time.monotonic() - began < 10
+        assert outbox(sessions) == 1
+    finally:
+        os.kill(valkey.pid, signal.SIGCONT)
+    janitor.round()
+    assert outbox(sessions) == 0
+    assert broker.llen("cpu") >= 1  # what was on its way may have arrived as well
+
+
+def test_as_a_process_it_publishes_at_once_and_survives_its_servers(
+    sessions, settings, project, broker, postgres, valkey, tmp_path
+):
+    patient = settings.model_copy(update={"janitor_seconds": 5.0})
+    with running("worker.janitor", patient, tmp_path / "log") as process:
+        eventually(lambda: "started" in (tmp_path / "log").read_text())
+        create(sessions, project)
+        began = time.monotonic()
+        eventually(lambda: broker.llen("cpu") == 1)
+        assert time.monotonic() - began < 4  # told by Postgres, not by its own round
+    assert process.returncode == 0
+    with running("worker.janitor", settings, tmp_path / "log") as process:
+        eventually(lambda: (tmp_path / "log").read_text().count("started") == 2)
+        for server in (valkey, postgres):
+            server.stop()
+            server.start()
+        create(sessions, project)
+        eventually(lambda: broker.llen("cpu") == 1)
+        assert process.poll() is None
+    assert process.returncode == 0

@@ -1,0 +1,145 @@
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from core.errors import FixedPointOverflow
+from core.store import jobs, leases
+from core.store.errors import Fenced
+from core.store.models import State
+from tests.builders import create, eventually, read, record
+from worker.lease import Cancelled, ShuttingDown, leased
+
+
+@pytest.fixture
+def quick(settings):
+    return settings.model_copy(update={"lease_seconds": 1.0, "heartbeat_seconds": 0.02})
+
+
+@pytest.fixture
+def job_id(sessions, project):
+    return create(sessions, project)
+
+
+def cancel(sessions, project, job_id):
+    with sessions.begin() as session:
+        jobs.cancel(session, project, job_id)
+
+
+def raised_by(check):
+    def try_it():
+        try:
+            check()
+        except Exception as error:
+            return error
+        return None
+
+    return eventually(try_it)
+
+
+def finish(session, lease):
+    leases.succeed(session, lease, best_iteration=0, losses={}, provenance={})
+
+
+def test_nothing_to_hold(sessions, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()) as first:
+        with leased(sessions, job_id, quick, threading.Event()) as second:
+            assert second is None
+        first.check()
+        first.run(finish)
+
+
+def test_a_held_job_outlives_its_first_lease(sessions, project, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()) as lease:
+        first = read(sessions, project, job_id).lease_expires_at
+        eventually(lambda: read(sessions, project, job_id).lease_expires_at > first)
+        lease.run(finish)
+    assert read(sessions, project, job_id).state == State.SUCCEEDED
+    assert not [thread for thread in threading.enumerate() if str(job_id) in thread.name]
+
+
+def test_a_cancel_reaches_the_work(sessions, project, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()) as lease:
+        cancel(sessions, project, job_id)
+        error = raised_by(lease.check)
+        assert isinstance(error, Cancelled)
+        raise error
+    assert read(sessions, project, job_id).state == State.CANCELLED
+
+
+def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(sessions, project, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()) as lease:
+        with sessions.begin() as session:
+            session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
+            leases.reap(session, 3)
+            other = leases.claim(session, job_id, 60)
+        error = raised_by(lease.check)
+        assert isinstance(error, Fenced)
+        raise error
+    job = read(sessions, project, job_id)
+    assert (job.state, job.lease_epoch) == (State.RUNNING, other.epoch)
+
+
+def test_a_shutdown_gives_the_job_back(sessions, project, quick, job_id):
+    stopping = threading.Event()
+    with leased(sessions, job_id, quick, stopping) as lease:
+        lease.check()
+        stopping.set()
+        with pytest.raises(ShuttingDown) as caught:
+            lease.check()
+        raise caught.value
+    job = read(sessions, project, job_id)
+    assert (job.state, job.attempt, job.attempts_without_progress) == (State.QUEUED, 1, 0)
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+def test_the_end_of_the_process_gives_the_job_back_and_goes_on(sessions, project, quick, job_id, end):
+    with pytest.raises(end), leased(sessions, job_id, quick, threading.Event()):
+        raise end
+    assert read(sessions, project, job_id).state == State.QUEUED
+
+
+def test_an_error_of_ours_fails_the_job_with_its_code_and_keeps_what_was_learned(sessions, project, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()) as lease:
+        lease.run(leases.save_iteration, record(0, best=0, best_loss=1.0))
+        raise FixedPointOverflow(step=3, group="layer_1.weights", largest=float("inf"), limit=1e6)
+    job = read(sessions, project, job_id)
+    assert (job.state, job.best_iteration, job.meta_iteration) == (State.FAILED, 0, 1)
+    assert job.error["code"] == "diverged"
+    assert "lower the step size" in job.error["message"]
+    assert job.error["details"] == {"step": 3, "group": "layer_1.weights", "largest": None}
+
+
+def test_any_other_error_fails_the_job_shortly(sessions, project, quick, job_id, caplog):
+    with leased(sessions, job_id, quick, threading.Event()):
+        raise ZeroDivisionError("x" * 1000 + "\nsecond line\0")
+    error = read(sessions, project, job_id).error
+    assert error["code"] == "internal_error"
+    assert error["message"].startswith("ZeroDivisionError: xxx")
+    assert len(error["message"]) < 400
+    assert "Traceback" in caplog.text
+
+
+def test_a_short_outage_of_the_database_is_waited_out(sessions, project, quick, job_id):
+    stopping, tries = threading.Event(), []
+
+    def fails_once(session, lease):
+        tries.append(lease)
+        if len(tries) == 1:
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        finish(session, lease)
+
+    with leased(sessions, job_id, quick, stopping) as lease:
+        lease.run(fails_once)
+    assert len(tries) == 2
+    assert read(sessions, project, job_id).state == State.SUCCEEDED
+
+
+def test_after_a_long_outage_the_job_is_left_to_the_janitor(sessions, project, quick, job_id):
+    def always_fails(session, lease):
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    brief = quick.model_copy(update={"lease_seconds": 0.1})
+    with leased(sessions, job_id, brief, threading.Event()) as lease:
+        lease.run(always_fails)
+    assert read(sessions, project, job_id).state == State.RUNNING  # until its lease runs out
