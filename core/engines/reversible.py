@@ -182,7 +182,7 @@ def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_ste
     lowered = rewind.lower(
         optimizer, Static(run.dtypes), follow, run.schedule, run.initial(), adjoint, 0, num_steps, {}
     )
-    analysis = lowered.compile().memory_analysis()
+    analysis: Any = lowered.compile().memory_analysis()  # None on backends that do not analyse
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves((adjoint.schedule, adjoint.hyper)))
     return analysis.temp_size_in_bytes + analysis.alias_size_in_bytes - gradient
 
