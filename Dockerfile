@@ -1,13 +1,13 @@
-# One image for every service. EXTRA=cuda13 adds the CUDA build of JAX, for the GPU worker.
+# One image for every service; EXTRA=cuda13 has the CUDA build of JAX, for the GPU worker.
 
 FROM python:3.11.14-slim-bookworm AS build
-ARG EXTRA=""
+ARG EXTRA=cpu
 RUN python -m venv /opt/retrograd
 ENV PATH=/opt/retrograd/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 # before the source: a change of code does not install the dependencies again
 COPY requirements*.lock ./
-RUN pip install --no-deps --requirement "requirements${EXTRA:+-$EXTRA}.lock"
+RUN pip install --no-deps --requirement "requirements-${EXTRA}.lock"
 COPY pyproject.toml README.md LICENSE ./
 COPY core core
 COPY api api

@@ -6,4 +6,5 @@ compile() {
     --no-emit-index-url --no-emit-find-links --no-header --no-annotate "$@"
 }
 compile --extra embedded --extra dev --output-file requirements.lock
+compile --output-file requirements-cpu.lock
 compile --extra cuda13 --output-file requirements-cuda13.lock

@@ -104,6 +104,7 @@ def serving(settings, key=None):
             headers={"Authorization": f"Bearer {key}"},
             timeout=30,
         ) as client:
+            client.get("/healthz").raise_for_status()
             yield client
     finally:
         server.should_exit = True

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import typer
 from rich.table import Table
 

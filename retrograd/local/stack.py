@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from core.errors import CoreError
 from retrograd.home import Home
