@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -12,6 +13,8 @@ from core.spec import JobSpec
 
 _MAX_ERRORS = 20
 _MAX_SHOWN = 60  # characters of a rejected value
+_BRIEF = reprlib.Repr()  # looks no deeper than a few levels, where repr() itself could run out of stack
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = _MAX_SHOWN
 
 Location = tuple[str | int, ...]
 
@@ -24,7 +27,7 @@ def explain(errors: Sequence[Any], body: Any) -> list[dict[str, Any]]:
     messages: dict[Location, list[str]] = {}
     for error in errors:
         where, *path = error["loc"]
-        location = _in_body(path, error["type"], body) if where == "body" else (where, *path)
+        location = _in_body(path, error["type"], body) if where == "body" else (where, *path[:1])
         message = _message(error, location)
         if message not in messages.setdefault(location, []):  # one for each branch of a union
             messages[location].append(message)
@@ -100,8 +103,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return _printable(text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…")
+    return _printable(_BRIEF.repr(value))
 
 
 def _named(part: str | int) -> str | int:

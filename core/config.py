@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,7 +21,9 @@ class Settings(BaseSettings):
     bootstrap_api_key: SecretStr | None = Field(
         None, description="an rg_… key that `python -m api.bootstrap` stores (hashed) at first start"
     )
-    queue: str = Field("cpu", description="Celery queue that new jobs go to: cpu or gpu")
+    queue: Literal["cpu", "gpu"] = Field(
+        "cpu", description="Celery queue that new jobs go to, and that a worker serves"
+    )
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
     max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
     max_snapshot_bytes: int = Field(
@@ -34,6 +37,20 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")
     janitor_seconds: float = Field(1.0, gt=0, description="between the janitor's rounds")
     republish_seconds: float = Field(30.0, gt=0, description="a job queued this long is published again")
+
+    def complete(self) -> Settings:
+        """These settings, for a process that is of no use without database and broker.
+
+        Raises:
+            ValueError: one of them is not set.
+        """
+        for name, value in (
+            ("DATABASE_URL", self.database_url),
+            ("BROKER_URL", self.broker_url.get_secret_value()),
+        ):
+            if not value:
+                raise ValueError(f"RETROGRAD_{name} is not set; a worker and a janitor need it")
+        return self
 
 
 @lru_cache

@@ -23,6 +23,9 @@ from retrograd.local import servers
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
     with servers.postgres(tmp_path_factory.mktemp("servers") / "postgres") as server:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no test cuts the power
+            execute(server, f"ALTER SYSTEM SET {setting} = off")
+        execute(server, "SELECT pg_reload_conf()")
         yield server
 
 
@@ -93,7 +96,10 @@ def serving(settings, key=None):
     """The API on a port of its own; yields a client that holds the key, by default the bootstrap key."""
     from api.app import create_app
 
-    listener = socket.create_server(("127.0.0.1", 0))  # clients may connect before the server is up
+    # names TCP, or asyncio leaves Nagle's algorithm on and every answer takes 40 ms
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()  # clients may connect before the server is up
     server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -10,7 +10,7 @@ def main() -> None:
     """Run until SIGTERM or Ctrl-C."""
     # gossip, mingle and heartbeats only tell workers of each other, which none of ours asks
     silent = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    app.worker_main(["--quiet", "worker", "-c", "1", "-Q", get_settings().queue, "-l", "INFO", *silent])
+    app.worker_main(["--quiet", "worker", "-c", "1", "-Q", get_settings().complete().queue, "-l", "INFO", *silent])
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def list_jobs(
     project: ProjectDep,
     session: SessionDep,
     state: State | None = None,
-    preset: str | None = None,
+    preset: Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     limit: Limit = 20,
 ) -> JobPage:

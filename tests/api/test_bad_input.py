@@ -83,6 +83,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "no batch": ({"training.batch_size": 0}, ["training", "batch_size"], "greater than 0"),
     "bad seed": ({"training.seed": "stale"}, ["training", "seed"], "must be 'fresh'"),
     "negative seed": ({"training.seed": -1}, ["training", "seed"], "greater than or equal to 0"),
+    "deep nesting": ({"name": json.loads("[" * 900 + "]" * 900)}, ["name"], "must be a valid string, not [[[["),
     "unknown optimizer": (
         {"training.optimizer": "adamm"},
         ["training", "optimizer"],
@@ -215,7 +216,16 @@ def test_a_body_that_is_no_specification(client, body):
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"{'a': 1}", b"\xff\xfe\x00", b'{"a": 1}}', b'{"name": "\n"}', b"[" * 100_000, b'{"a":' * 100_000],
+    [
+        b"{",
+        b"{'a': 1}",
+        b"\xff\xfe\x00",
+        b'{"a": 1}}',
+        b'{"name": "\n"}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"1" + b"0" * 10_000,
+    ],
 )
 def test_what_is_not_json_is_malformed(client, body):
     answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
@@ -298,7 +308,13 @@ def test_without_a_good_key_nothing_is_done(client, header, method, path):
 
 @pytest.mark.parametrize(
     ("query", "name"),
-    [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("state=paused", "state")],
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=x", "limit"),
+        ("state=paused", "state"),
+        ("preset=%00", "preset"),
+    ],
 )
 def test_a_bad_query_names_its_parameter(client, query, name):
     problem = assert_problem(client.get(f"/v1/jobs?{query}"), 422, "invalid_parameter")

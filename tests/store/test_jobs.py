@@ -1,3 +1,4 @@
+import base64
 from uuid import uuid4
 
 import pytest
@@ -44,9 +45,13 @@ def test_a_new_job_is_queued_with_its_wake_up(sessions, project):
 
 
 def test_job_and_wake_up_come_together_or_not_at_all(sessions, project):
-    with pytest.raises(RuntimeError), sessions.begin() as session:
-        create_in(session, project)
-        raise RuntimeError
+    def fail_after_creating():
+        with sessions.begin() as session:
+            create_in(session, project)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after_creating()
     assert outbox(sessions) == set()
     with sessions() as session:
         assert session.scalars(select(Job)).all() == []
@@ -158,6 +163,16 @@ def test_a_cursor_outlives_its_job(sessions, project):
     act(sessions, jobs.remove, project, created[2])
     with sessions() as session:
         assert [job.id for job in jobs.page(session, project, after=cursor).jobs] == created[1::-1]
+
+
+def cursor_of(created_at):
+    return base64.urlsafe_b64encode(f"{created_at} {uuid4()}".encode()).decode()
+
+
+@pytest.mark.parametrize("created_at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_cursor_of_another_age_is_only_a_place(sessions, project, created_at):
+    with sessions() as session:
+        assert jobs.page(session, project, after=cursor_of(created_at)) == ([], None)
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "\0", "MjAyNQ", "=" * 9, str(uuid4()), "A" * 10_000])

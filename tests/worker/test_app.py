@@ -72,6 +72,22 @@ def test_this_jax_takes_the_flags(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["worker", "worker.janitor"])
+@pytest.mark.parametrize("missing", ["RETROGRAD_DATABASE_URL", "RETROGRAD_BROKER_URL"])
+def test_without_its_servers_a_process_says_what_to_set(module, missing):
+    environ = {
+        **os.environ,
+        "RETROGRAD_DATABASE_URL": "postgresql+psycopg://x",
+        "RETROGRAD_BROKER_URL": "redis://x",
+    }
+    del environ[missing]
+    done = subprocess.run(
+        [sys.executable, "-m", module], env=environ, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert f"{missing} is not set" in done.stderr
+
+
 @pytest.fixture
 def beats(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

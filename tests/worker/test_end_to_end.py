@@ -21,8 +21,8 @@ def settings(postgres, migrated, valkey):
     with fresh_settings(postgres, migrated, valkey) as settings:
         yield settings.model_copy(
             update={
-                "lease_seconds": 3.0,
-                "heartbeat_seconds": 0.3,
+                "lease_seconds": 6.0,  # importing JAX may hold up the heartbeat for seconds
+                "heartbeat_seconds": 0.5,
                 "janitor_seconds": 0.3,
                 "republish_seconds": 1.0,
             }
