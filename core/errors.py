@@ -53,6 +53,19 @@ class FixedPointOverflow(CoreError):  # noqa: N818
         return {"step": self.step, "group": self.group, "largest": largest}
 
 
+class NotFinite(CoreError):  # noqa: N818
+    """Training stayed in range, but the outer loss or its gradient did not."""
+
+    code = "not_finite"
+
+    def __init__(self, *, value: float, norm: float) -> None:
+        self.value, self.norm = value, norm
+        super().__init__(
+            f"the outer loss is {value:.3g} and the norm of its hypergradient {norm:.3g}; lower the step size or "
+            "its initial value, or meta.step_size, or compute in float64"
+        )
+
+
 class UncertifiedGradient(CoreError):  # noqa: N818
     """Running backwards did not return to the start, in any mode of the engine."""
 

@@ -156,6 +156,7 @@ class Learner:
                 best_iteration=state.best_iteration,
                 best_outer_loss=state.best_value,
                 first_norm=state.first_norm,
+                stopped=state.stopped,
             ),
         )
 
@@ -180,4 +181,5 @@ def _resumed(checkpoint: Checkpoint, start: MetaState) -> MetaState:
         best_iteration=checkpoint.best_iteration,
         best_value=checkpoint.best_outer_loss,
         first_norm=checkpoint.first_norm,
+        stopped=checkpoint.stopped,
     )

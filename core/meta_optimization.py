@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from core.engines import Engine, Hypergradient, Problem, hypergradient, sgd
+from core.errors import NotFinite
 from core.reversal.optimizers import Optimizer
 
 
@@ -23,6 +25,7 @@ class MetaState(NamedTuple):
     best_iteration: int | None
     best_value: float | None
     first_norm: float | None
+    stopped: bool = False
 
 
 class MetaIteration(NamedTuple):
@@ -66,11 +69,15 @@ def meta_optimize(
         norm_may_grow: stop once the hypergradient's norm exceeds this many times that of meta-iteration 0, which
             is how chaos announces itself.
         resume_from: `state` of an earlier meta-iteration; takes the place of `hyper`.
+
+    Raises:
+        NotFinite: the outer loss or the hypergradient is not a finite number.
+        FixedPointOverflow, UncertifiedGradient, InvalidProblem, X64Disabled: as for `hypergradient`.
     """
     optimizer = optimizer or sgd()
     meta_optimizer = meta_optimizer or optax.adam(0.04)
     state = resume_from or initial_state(hyper, meta_optimizer)
-    while state.iteration < num_iterations:
+    while state.iteration < num_iterations and not state.stopped:
         began = time.perf_counter()
         key = keys(state.iteration) if callable(keys) else keys
         result = hypergradient(
@@ -78,6 +85,8 @@ def meta_optimize(
         )
         norm = float(optax.tree.norm(result.gradient))
         value = float(result.value)
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise NotFinite(value=value, norm=norm)
         updates, optimizer_state = meta_optimizer.update(result.gradient, state.optimizer_state, state.hyper)
         is_best = state.best_value is None or value < state.best_value
         after = MetaState(
@@ -90,9 +99,7 @@ def meta_optimize(
         )
         grown = norm_may_grow is not None and norm > norm_may_grow * (after.first_norm or norm)
         if grown:  # the update is not to be trusted: end with what was before it
-            after = after._replace(hyper=state.hyper)
+            after = after._replace(hyper=state.hyper, stopped=True)
         seconds = time.perf_counter() - began
         yield MetaIteration(state.iteration, state.hyper, result, norm, seconds, is_best, after)
-        if grown:
-            return
         state = after

@@ -29,6 +29,7 @@ class Checkpoint:
     best_iteration: int | None
     best_outer_loss: float | None
     first_norm: float | None  # hypergradient norm of the first meta-iteration
+    stopped: bool  # by a rule: no meta-iteration is left, however many were asked for
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ def record(number, *, outer=1.0, best=None, best_loss=None, **certificate):
             best_iteration=best,
             best_outer_loss=best_loss,
             first_norm=0.1,
+            stopped=False,
         ),
     )
 

@@ -78,8 +78,8 @@ def save_checkpoint(session: Session, job_id: UUID, checkpoint: Checkpoint) -> N
     """Replace the job's checkpoint. Its values become those of its iteration."""
     save_values(session, job_id, checkpoint.iteration, checkpoint.values)
     session.execute(delete(SavedCheckpoint).where(SavedCheckpoint.job_id == job_id))
-    saved = {"job_id": job_id, "iteration": checkpoint.iteration, "first_norm": checkpoint.first_norm}
-    session.execute(insert(SavedCheckpoint).values(saved))
+    row = {name: getattr(checkpoint, name) for name in ("iteration", "first_norm", "stopped")}
+    session.execute(insert(SavedCheckpoint).values(job_id=job_id, **row))
     for number, leaf in enumerate(checkpoint.optimizer_state):
         session.execute(insert(OptimizerLeaf).values(job_id=job_id, leaf=number, **encode(leaf)))
 
@@ -87,7 +87,13 @@ def save_checkpoint(session: Session, job_id: UUID, checkpoint: Checkpoint) -> N
 def load_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:
     """Where the job goes on; None when it has to start."""
     row = session.execute(
-        select(SavedCheckpoint.iteration, SavedCheckpoint.first_norm, Job.best_iteration, Job.best_outer_loss)
+        select(
+            SavedCheckpoint.iteration,
+            SavedCheckpoint.first_norm,
+            SavedCheckpoint.stopped,
+            Job.best_iteration,
+            Job.best_outer_loss,
+        )
         .join(Job, Job.id == SavedCheckpoint.job_id)
         .where(SavedCheckpoint.job_id == job_id)
     ).one_or_none()
@@ -103,4 +109,5 @@ def load_checkpoint(session: Session, job_id: UUID) -> Checkpoint | None:
         best_iteration=row.best_iteration,
         best_outer_loss=row.best_outer_loss,
         first_norm=row.first_norm,
+        stopped=row.stopped,
     )

@@ -197,6 +197,7 @@ class SavedCheckpoint(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     iteration: Mapped[int]
     first_norm: Mapped[float | None]
+    stopped: Mapped[bool]
 
 
 class OptimizerLeaf(ArrayColumns, Base):

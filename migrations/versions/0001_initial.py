@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Uuid(), nullable=False),
         sa.Column("iteration", sa.Integer(), nullable=False),
         sa.Column("first_norm", sa.Double(), nullable=True),
+        sa.Column("stopped", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_checkpoints")),
     )

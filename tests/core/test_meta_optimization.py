@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from core import Problem, meta_optimize
+from core.errors import NotFinite
 
 PROBLEM = Problem(
     init=lambda hyper, key: {"w": 1 + 0.1 * jax.random.normal(key, (3,))},
@@ -62,17 +63,24 @@ def test_it_stops_when_the_norm_grows_and_keeps_what_was_before():
         lambda params, hyper, key: jnp.sum(params["w"] ** 2) * jnp.exp(-5 * jnp.sum(hyper["log_step"] + 3)),
         PROBLEM.schedule,
     )
-    records = list(
-        meta_optimize(
-            growing,
-            HYPER,
-            num_steps=10,
-            num_iterations=50,
-            keys=keys,
-            meta_optimizer=optax.sgd(-0.05),
-            norm_may_grow=10,
-        )
-    )
+    arguments = {"num_steps": 10, "num_iterations": 50, "keys": keys, "norm_may_grow": 10}
+
+    def descend(**changes):
+        return list(meta_optimize(growing, HYPER, meta_optimizer=optax.sgd(-0.05), **arguments | changes))
+
+    records = descend()
     assert len(records) < 50
     assert records[-1].hypergradient_norm > 10 * records[0].hypergradient_norm
     np.testing.assert_array_equal(records[-1].state.hyper["log_step"], records[-1].hyper["log_step"])
+    assert descend(resume_from=records[-1].state) == []
+
+
+def test_an_outer_loss_that_is_not_a_number_is_an_error_and_never_the_best():
+    def outer_loss(params, hyper, key):
+        return jnp.where(jnp.sum(hyper["log_step"]) < -31, jnp.nan, 1.0) * jnp.sum(params["w"] ** 2)
+
+    breaking = Problem(PROBLEM.init, PROBLEM.inner_loss, outer_loss, PROBLEM.schedule)
+    yielded = []
+    with pytest.raises(NotFinite, match="outer loss is nan"):
+        yielded.extend(meta_optimize(breaking, HYPER, meta_optimizer=optax.sgd(-1.0), **ARGUMENTS))
+    assert all(np.isfinite(float(one.result.value)) for one in yielded)
