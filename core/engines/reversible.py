@@ -108,7 +108,7 @@ class FollowStep:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def spread(hyper: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """A hyperparameter for every weight of a group, in compute precision; its cotangents are summed in float64."""
+    """A hyperparameter for every weight of a group, in compute precision."""
     return jnp.broadcast_to(hyper.astype(dtype), shape)
 
 
@@ -119,8 +119,14 @@ def _spread_forward(hyper: jax.Array, shape: tuple[int, ...], dtype: Any) -> tup
 def _spread_backward(
     shape: tuple[int, ...], dtype: Any, hyper: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array]:
-    double = cotangent.astype(jnp.float64)
-    return (jnp.sum(double) if hyper.ndim == 0 else double,)
+    if hyper.ndim:
+        return (cotangent.astype(jnp.float64),)
+    if cotangent.ndim > 1:
+        # columns are summed by a product with ones: XLA on CPU takes three times as long for a plain sum of
+        # products (145 against 45 microseconds for both sums of a 784 by 50 group)
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        cotangent = jnp.ones(len(rows), rows.dtype) @ rows
+    return (jnp.sum(cotangent, dtype=jnp.float64),)
 
 
 spread.defvjp(_spread_forward, _spread_backward)
