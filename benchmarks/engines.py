@@ -3,8 +3,8 @@
     python -m benchmarks.engines [--steps 1000] [--repeats 9] [--json FILE]
 
 The problem is the design's yardstick: 784-50-50-50-10, batch 250, float32, γ = 0.9, per-step per-group schedules.
-Every method computes the same gradient. A round times every method once, in turn, each right after a plain
-training; ratios are to that one, and medians over rounds are quoted, so that a noisy machine is noisy for all.
+Every method computes the same gradient. A round times every method once, in turn, each after an untimed call of
+its own; ratios are taken within a round, and medians over rounds are quoted, so that noise falls on all alike.
 """
 
 from __future__ import annotations
@@ -101,17 +101,18 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
     )
     results = {name: method() for name, method in methods.items()}  # compiles and warms up
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    ratios: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats):
         for name, method in methods.items():
-            plain = clock(methods[PLAIN])
+            clock(method)  # what the method before it did to caches and free memory is not its own cost
             seconds[name].append(clock(method))
-            ratios[name].append(seconds[name][-1] / plain)
     gradient, oracle = results[REVERSIBLE].gradient, results[SCAN][1]
     return {
         "steps": steps,
         "seconds": {name: statistics.median(times) for name, times in seconds.items()},
-        "ratio": {name: statistics.median(one) for name, one in ratios.items()},
+        "ratio": {
+            name: statistics.median(one / plain for one, plain in zip(times, seconds[PLAIN], strict=True))
+            for name, times in seconds.items()
+        },
         "memory_bytes": {name: program.memory_analysis().temp_size_in_bytes for name, program in rivals.items()}
         | {REVERSIBLE: working_memory(problem, hyper, sgd(), steps, KEY)},
         "relative_difference_to_scan": {
