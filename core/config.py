@@ -25,6 +25,7 @@ class Settings(BaseSettings):
         "cpu", description="Celery queue that new jobs go to, and that a worker serves"
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
+    max_parameters: int = Field(50_000_000, gt=0, description="elementary parameters of a job's model")
     max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
     max_snapshot_bytes: int = Field(
         64 << 20,

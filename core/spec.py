@@ -6,11 +6,16 @@ import hashlib
 import json
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 MAX_STEPS = 1_000_000
 MAX_ITERATIONS = 10_000
 MAX_WIDTH = 8192
+
+
+Int = Annotated[int, Strict()]  # neither "100" nor true nor 1.0
+Float = Annotated[float, Strict()]
+Bool = Annotated[bool, Strict()]
 
 
 class _Strict(BaseModel):
@@ -22,9 +27,9 @@ class _Strict(BaseModel):
 class Split(_Strict):
     """Examples in each part, drawn without overlap by a fixed shuffle of the data set."""
 
-    train: int = Field(gt=0, description="examples that the inner problem trains on")
-    valid: int = Field(gt=0, description="examples of the validation loss")
-    test: int = Field(gt=0, description="examples that nothing is fitted to")
+    train: Int = Field(gt=0, description="examples that the inner problem trains on")
+    valid: Int = Field(gt=0, description="examples of the validation loss")
+    test: Int = Field(gt=0, description="examples that nothing is fitted to")
 
     @property
     def total(self) -> int:
@@ -54,7 +59,7 @@ class MLP(_Strict):
     """Affine layers with an activation between them, ending in a log-softmax."""
 
     kind: Literal["mlp"]
-    hidden: tuple[Annotated[int, Field(gt=0, le=MAX_WIDTH)], ...] = Field(min_length=1, max_length=8)
+    hidden: tuple[Annotated[Int, Field(gt=0, le=MAX_WIDTH)], ...] = Field(min_length=1, max_length=8)
     activation: Literal["tanh", "relu"] = "tanh"
 
 
@@ -73,9 +78,9 @@ class Training(_Strict):
     """One training run of the inner problem."""
 
     optimizer: Literal["sgd"] = Field("sgd", description="SGD with momentum, v ← γv − (1−γ)g, w ← w + αv")
-    num_steps: int = Field(gt=0, le=MAX_STEPS, description="steps T of one training run")
-    batch_size: int = Field(gt=0, description="examples per step, taken in order and cycled")
-    seed: Literal["fresh"] | Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    num_steps: Int = Field(gt=0, le=MAX_STEPS, description="steps T of one training run")
+    batch_size: Int = Field(gt=0, description="examples per step, taken in order and cycled")
+    seed: Literal["fresh"] | Annotated[Int, Field(ge=0, lt=2**31)] = Field(
         "fresh",
         description="fresh: new initial weights in every meta-iteration; a number: the same every time",
     )
@@ -86,7 +91,7 @@ Axis = Literal["step", "group", "weight"]
 
 
 class _Hyperparameter(_Strict):
-    learn: bool = False
+    learn: Bool = False
     per: tuple[Axis, ...] = Field((), description="axes along which values differ; [] is one value for all")
 
     @field_validator("per")
@@ -103,7 +108,7 @@ class StepSize(_Hyperparameter):
     """α: how far a step goes along the velocity."""
 
     per: tuple[Literal["step", "group"], ...] = ()
-    initial: float = 0.1
+    initial: Float = 0.1
     transform: Literal["log", "identity"] = "log"
 
     @model_validator(mode="after")
@@ -115,7 +120,7 @@ class Momentum(_Hyperparameter):
     """γ: momentum decay, the share of the velocity kept in a step."""
 
     per: tuple[Literal["step", "group"], ...] = ()
-    initial: float = Field(0.9, ge=0, lt=1)
+    initial: Float = Field(0.9, ge=0, lt=1)
     transform: Literal["logit"] = "logit"
 
     @model_validator(mode="after")
@@ -129,7 +134,7 @@ class InitScale(_Hyperparameter):
     """Standard deviation of the initial weights and biases."""
 
     per: tuple[Literal["group"], ...] = ()
-    initial: float = Field(0.1, ge=0)
+    initial: Float = Field(0.1, ge=0)
     transform: Literal["log", "identity"] = "log"
 
     @model_validator(mode="after")
@@ -141,7 +146,7 @@ class L2(_Hyperparameter):
     """λ: the inner loss gains the sum of λ·w² over all weights and biases."""
 
     per: tuple[Literal["group", "weight"], ...] = ()
-    initial: float = Field(0.0, ge=0)
+    initial: Float = Field(0.0, ge=0)
     transform: Literal["log", "identity"] = "log"
 
     @model_validator(mode="after")
@@ -176,7 +181,7 @@ class Hyperparameters(_Strict):
 class StopWhen(_Strict):
     """Rules that end the meta-optimization early."""
 
-    hypergradient_norm_grows: float | None = Field(
+    hypergradient_norm_grows: Float | None = Field(
         None, gt=1, description="stop when the norm exceeds this many times that of the first meta-iteration"
     )
 
@@ -185,10 +190,10 @@ class Meta(_Strict):
     """The outer loop."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
-    step_size: float = Field(0.04, gt=0, description="in units of the learned, unconstrained values")
-    num_iterations: int = Field(50, gt=0, le=MAX_ITERATIONS)
-    seeds_per_iteration: int = Field(1, gt=0, le=1024, description="hypergradients averaged per meta-iteration")
-    evaluation_seeds: int = Field(
+    step_size: Float = Field(0.04, gt=0, description="in units of the learned, unconstrained values")
+    num_iterations: Int = Field(50, gt=0, le=MAX_ITERATIONS)
+    seeds_per_iteration: Int = Field(1, gt=0, le=1024, description="hypergradients averaged per meta-iteration")
+    evaluation_seeds: Int = Field(
         4,
         gt=0,
         le=1024,

@@ -141,9 +141,18 @@ def _check_text(spec: JobSpec) -> None:
 
 
 def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
-    """The job's parameter groups, once its data set is known to fit and its hyperparameters are not too many."""
+    """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
     info = describe_for(spec)
     groups = groups_of(spec.problem, info.num_features, info.num_classes)
+    parameters = sum(group.size for group in groups)
+    if parameters > settings.max_parameters:
+        raise InvalidSpec(
+            (
+                ("problem", "model", "hidden"),
+                f"a model of {parameters} parameters, more than {settings.max_parameters}; use fewer or narrower "
+                "layers",
+            )
+        )
     learned = count_learned(layouts_of(spec, groups))
     if learned > settings.max_hyperparameters:
         raise InvalidSpec(

@@ -92,6 +92,8 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "no iterations": ({"meta.num_iterations": 0}, ["meta", "num_iterations"], "greater than 0"),
     "infinite step": ({"meta.step_size": math.inf}, ["meta", "step_size"], "finite number"),
     "step that is no number": ({"meta.step_size": math.nan}, ["meta", "step_size"], "finite number"),
+    "text for a number": ({"training.num_steps": "100"}, ["training", "num_steps"], "valid integer"),
+    "true for a number": ({"training.num_steps": True}, ["training", "num_steps"], "valid integer"),
     "split larger than the data": (
         {f"{DATASET}.split.train": 1700},
         ["problem", "dataset", "split"],
@@ -282,6 +284,13 @@ def test_more_hyperparameters_than_allowed(settings):
         problem = assert_problem(client.post("/v1/jobs", json=document()), 422, "invalid_spec")
     assert problem["errors"][0]["loc"] == ["hyperparameters"]
     assert "21 values to learn, more than 20" in problem["detail"]
+
+
+def test_a_model_larger_than_allowed(settings):
+    with serving(settings.model_copy(update={"max_parameters": 100})) as client:
+        problem = assert_problem(client.post("/v1/jobs", json=document()), 422, "invalid_spec")
+    assert problem["errors"][0]["loc"] == ["problem", "model", "hidden"]
+    assert "parameters, more than 100" in problem["detail"]
 
 
 @pytest.mark.parametrize(
