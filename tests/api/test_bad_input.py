@@ -92,7 +92,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "no iterations": ({"meta.num_iterations": 0}, ["meta", "num_iterations"], "greater than 0"),
     "infinite step": ({"meta.step_size": math.inf}, ["meta", "step_size"], "finite number"),
     "step that is no number": ({"meta.step_size": math.nan}, ["meta", "step_size"], "finite number"),
-    "text for a number": ({"training.num_steps": "100"}, ["training", "num_steps"], "valid integer"),
+    "digits in quotes": ({"training.num_steps": "100"}, ["training", "num_steps"], "valid integer"),
     "true for a number": ({"training.num_steps": True}, ["training", "num_steps"], "valid integer"),
     "split larger than the data": (
         {f"{DATASET}.split.train": 1700},
