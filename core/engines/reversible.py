@@ -30,7 +30,8 @@ from core.errors import UncertifiedGradient
 from core.reversal.information_buffer import Plan
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import Schedule, hypers_of
-from core.reversal.trajectory import Static, backward, mismatched_bits, rewind
+from core.reversal.segments import Static, mismatched_bits, rewind
+from core.reversal.trajectory import backward
 
 _PROBE_STEPS = 4
 
@@ -63,7 +64,7 @@ class FollowStep:
         step: jax.Array,
         params: Params,
     ) -> tuple[Params, Callable[..., Adjoint]]:
-        """An `Observe` (see `core.reversal.trajectory`), once its first three arguments are bound."""
+        """An `Observe` (see `core.reversal.segments`), once its first three arguments are bound."""
         step_key = jax.random.fold_in(key, step)
         leaves = jax.tree.leaves(hyper)
         read = {index: leaves[index] for index in adjoint.hyper}

@@ -13,17 +13,10 @@ from core.engines.inner import begin, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.reversal.information_buffer import Plan
 from core.reversal.optimizers import Optimizer, State, at_rest
+from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, check
-from core.reversal.trajectory import (
-    LeftRange,
-    Pace,
-    Static,
-    Trajectory,
-    forward,
-    locate_overflow,
-    plan_for,
-    real_parameters,
-)
+from core.reversal.segments import Static, real_parameters
+from core.reversal.trajectory import LeftRange, Trajectory, forward, locate_overflow, plan_for
 
 
 @dataclass

@@ -79,7 +79,10 @@ def train(
 
     def take(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
         hypers = hypers_of(schedule.row(step), schedule.weights, treedef)
-        hypers = jax.tree.map(lambda value: value.astype(jax.tree.leaves(params)[0].dtype), hypers)
+        hypers = {
+            name: jax.tree.map(lambda value, param: value.astype(param.dtype), tree, params)
+            for name, tree in hypers.items()
+        }
         state = optimizer.update(state, gradient(state.position, step), hypers)
         largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(state.position)])
         return state, jax.lax.stop_gradient(largest)

@@ -182,6 +182,34 @@ def test_gradient_of_a_momentum_at_zero_is_that_of_a_small_one():
     np.testing.assert_allclose(gradient_at(0.0), gradient_at(1e-6), rtol=1e-4, atol=1e-9)
 
 
+def test_groups_may_differ_in_precision_and_hyperparameters_may_be_float32():
+    problem = make_problem()
+
+    def init(hyper, key):
+        params = problem.init(hyper, key)
+        return params | {"out": params["out"].astype(jnp.float32)}
+
+    mixed = Problem(init, problem.inner_loss, problem.outer_loss, problem.schedule)
+    hyper = make_hyper(dtype=jnp.float32)
+    exact, oracle = run(mixed, hyper), run(mixed, hyper, unrolled())
+    assert exact.certificate.exact
+    assert {name: leaf.dtype for name, leaf in exact.gradient.items()} == dict.fromkeys(hyper, jnp.float32)
+    assert max(relative_errors(exact.gradient, oracle.gradient).values()) <= 1e-5
+
+
+def test_parameters_may_be_one_bare_array():
+    problem = Problem(
+        init=lambda hyper, key: jax.random.normal(key, (5,)),
+        inner_loss=lambda params, hyper, step, key: jnp.mean((INPUTS @ params - TARGETS) ** 2),
+        outer_loss=lambda params, hyper, key: jnp.mean((INPUTS @ params - TARGETS) ** 2),
+        schedule=lambda hyper: {"step_size": jnp.exp(hyper), "momentum": 0.5},
+    )
+    for hyper in (jnp.array(-2.0), jnp.full(30, -2.0), jnp.full(5, -2.0)):  # one, one a step, one a weight
+        exact, oracle = run(problem, hyper, steps=30), run(problem, hyper, unrolled(), steps=30)
+        assert exact.certificate.exact
+        np.testing.assert_allclose(exact.gradient, oracle.gradient, rtol=1e-8)
+
+
 def test_several_keys_are_averaged():
     problem, hyper = make_problem(), make_hyper()
     keys = jax.random.split(jax.random.key(7), 3)

@@ -7,17 +7,10 @@ from jax.tree_util import Partial
 from core.errors import FixedPointOverflow, InvalidProblem
 from core.reversal.information_buffer import Plan
 from core.reversal.optimizers import at_rest, sgd
+from core.reversal.pace import Pace
 from core.reversal.schedule import check, normalize
-from core.reversal.trajectory import (
-    LeftRange,
-    Pace,
-    backward,
-    forward,
-    locate_overflow,
-    mismatched_bits,
-    only_gradient,
-    plan_for,
-)
+from core.reversal.segments import mismatched_bits, only_gradient
+from core.reversal.trajectory import LeftRange, backward, forward, locate_overflow, plan_for
 
 
 def make_params(dtype):
