@@ -12,16 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from core.engines.certificate import Certificate
-from core.engines.inner import begin, inner_gradient
+from core.engines.floating import check_range, dynamics
+from core.engines.inner import begin
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.engines.result import Hypergradient
-from core.errors import FixedPointOverflow
-from core.reversal.lifting import LIMIT
 from core.reversal.optimizers import Optimizer
-from core.reversal.schedule import check, hypers_of
+from core.reversal.schedule import check
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Unrolled:
         params, schedule = begin(problem, hyper, key, optimizer, num_steps)
         check(schedule, optimizer)
         (value, (params, largest)), gradient = _value_and_gradient(problem, hyper, key, optimizer, num_steps)
-        _check_range(np.asarray(largest), group_names(params))
+        check_range(largest, group_names(params))
         return Hypergradient(value, gradient, params, Certificate(False, "unrolled", "autodiff", None, None, None))
 
 
@@ -73,21 +71,7 @@ def train(
     Returns:
         Final parameters, and each group's largest |w| after each step, [T, groups].
     """
-    params, schedule = begin(problem, hyper, key, optimizer, num_steps)
-    gradient = inner_gradient(problem, hyper, key)
-    treedef = jax.tree.structure(params)
-
-    def take(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
-        hypers = hypers_of(schedule.row(step), schedule.weights, treedef)
-        hypers = {
-            name: jax.tree.map(lambda value, param: value.astype(param.dtype), tree, params)
-            for name, tree in hypers.items()
-        }
-        state = optimizer.update(state, gradient(state.position, step), hypers)
-        largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(state.position)])
-        return state, jax.lax.stop_gradient(largest)
-
-    state = optimizer.init(params)._replace(buffers={})
+    state, take = dynamics(problem, hyper, key, optimizer, num_steps)
     steps = jnp.arange(num_steps)
     if segment_length is None:
         state, largest = jax.lax.scan(take, state, steps)
@@ -99,11 +83,3 @@ def train(
 
     state, largest = jax.lax.scan(take_segment, state, steps.reshape(-1, segment_length))
     return state.position, largest.reshape(num_steps, -1)
-
-
-def _check_range(largest: np.ndarray, names: list[str]) -> None:
-    """Hold ordinary floats to the range of fixed point, so that engines agree on what diverges."""
-    outside = ~(largest < LIMIT)
-    if outside.any():
-        step, group = (int(index) for index in np.argwhere(outside)[0])
-        raise FixedPointOverflow(step=step, group=names[group], largest=float(largest[step, group]), limit=LIMIT)

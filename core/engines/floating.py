@@ -1,0 +1,60 @@
+"""Training in ordinary floats: the same dynamics as `core.reversal`, for engines that differentiate through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.engines.inner import begin, inner_gradient
+from core.engines.problem import Hyper, Problem
+from core.errors import FixedPointOverflow
+from core.reversal.lifting import LIMIT
+from core.reversal.optimizers import Optimizer, State
+from core.reversal.schedule import hypers_of
+
+Take = Callable[[State, jax.Array], tuple[State, jax.Array]]
+"""(state, step) → (state after the step, each group's largest |w| in it, [groups]); differentiable."""
+
+
+def dynamics(
+    problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int
+) -> tuple[State, Take]:
+    """State that training starts from, and the function that takes one step. Traceable and differentiable in
+    `hyper`; the state is a pytree of float arrays whose field `position` holds the elementary parameters.
+    """
+    params, schedule = begin(problem, hyper, key, optimizer, num_steps)
+    gradient = inner_gradient(problem, hyper, key)
+    treedef = jax.tree.structure(params)
+
+    def take(state: State, step: jax.Array) -> tuple[State, jax.Array]:
+        hypers = hypers_of(schedule.row(step), schedule.weights, treedef)
+        hypers = {
+            name: jax.tree.map(lambda value, param: value.astype(param.dtype), tree, params)
+            for name, tree in hypers.items()
+        }
+        state = optimizer.update(state, gradient(state.position, step), hypers)
+        largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(state.position)])
+        return state, jax.lax.stop_gradient(largest)
+
+    return optimizer.init(params)._replace(buffers={}), take
+
+
+def check_range(largest: Any, names: list[str]) -> None:
+    """Hold ordinary floats to the range of fixed point, so that engines agree on what diverges.
+
+    Args:
+        largest: [T, groups], as `take` returns them.
+        names: of the groups.
+
+    Raises:
+        FixedPointOverflow: names the first step and group that left the range.
+    """
+    largest = np.asarray(largest)
+    outside = ~(largest < LIMIT)
+    if outside.any():
+        step, group = (int(index) for index in np.argwhere(outside)[0])
+        raise FixedPointOverflow(step=step, group=names[group], largest=float(largest[step, group]), limit=LIMIT)
