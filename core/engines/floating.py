@@ -1,4 +1,4 @@
-"""Training in ordinary floats: the same dynamics as `core.reversal`, for engines that differentiate through them."""
+"""Training in ordinary floats: the dynamics of `core.reversal`, for engines that differentiate through them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Take = Callable[[State, jax.Array], tuple[State, jax.Array]]
 def dynamics(
     problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int
 ) -> tuple[State, Take]:
-    """State that training starts from, and the function that takes one step. Traceable and differentiable in
+    """State that training starts from, and the function that takes one step; both differentiable in
     `hyper`; the state is a pytree of float arrays whose field `position` holds the elementary parameters.
     """
     params, schedule = begin(problem, hyper, key, optimizer, num_steps)
