@@ -32,7 +32,9 @@ class Result(NamedTuple):
     values: Values  # natural
 
 
-def result_of(job: Job, learned: Learned, certificate: dict[str, Any] | None) -> Result:
+def result_of(
+    job: Job, learned: Learned, certificate: dict[str, Any] | None, diagnostics: dict[str, Any] | None
+) -> Result:
     """The result document of a job after so many updates."""
     groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
     layouts = layouts_of(JobSpec.model_validate(job.spec), groups)
@@ -48,6 +50,7 @@ def result_of(job: Job, learned: Learned, certificate: dict[str, Any] | None) ->
         "fixed": {name: layout.initial for name, layout in layouts.items() if not layout.learn},
         "losses": job.losses,
         "certificate": certificate,
+        "diagnostics": diagnostics,
         "provenance": job.provenance,
     }
     return Result(job.id, learned.iteration, head, values)

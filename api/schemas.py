@@ -132,6 +132,9 @@ class IterationRead(BaseModel):
     hypergradient_norm: Number
     seconds: float
     certificate: dict[str, Any]
+    diagnostics: dict[str, Any] | None = Field(
+        description="by measurement, as asked for in the specification; null where none was due"
+    )
     attempt: int
 
     @classmethod

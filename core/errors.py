@@ -22,6 +22,12 @@ class InvalidProblem(CoreError):  # noqa: N818 - named for what happened
     code = "invalid_problem"
 
 
+class InvalidOptimizer(CoreError):  # noqa: N818
+    """An optimizer whose step cannot be undone as it is written."""
+
+    code = "invalid_optimizer"
+
+
 class X64Disabled(CoreError):  # noqa: N818
     """JAX runs in 32-bit mode, where the exact integer arithmetic of `core.reversal` cannot exist."""
 
@@ -70,6 +76,18 @@ class UncertifiedGradient(CoreError):  # noqa: N818
     """Running backwards did not return to the start, in any mode of the engine."""
 
     code = "uncertified"
+
+
+class StorageFull(CoreError):  # noqa: N818
+    """The folder that information buffers are spilled to has no room left."""
+
+    code = "storage_full"
+
+    def __init__(self, folder: Any, needed: int) -> None:
+        super().__init__(
+            f"{folder} has no room for the {needed} bytes that buffers have spilled so far; free some, spill to host "
+            "memory, or bound the buffer with the hybrid engine"
+        )
 
 
 class UnknownDataset(CoreError):  # noqa: N818

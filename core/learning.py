@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,16 +12,18 @@ import numpy as np
 import optax
 
 from core import datasets
+from core.diagnostics import adjoint_growth, finite_difference_check, hypergradient_variance, metasmoothness
 from core.engines import Engine, reversible, sgd, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
+from core.errors import FixedPointOverflow, UncertifiedGradient
 from core.hyperparameters import Group, Layout, groups_of, layouts_of
 from core.meta_optimization import MetaIteration, MetaState, initial_state, meta_optimize
 from core.problems.classifier import Classifier
 from core.records import Checkpoint, Losses, MetaRecord, Values
 from core.spec import JobSpec
 
-_TRAINING_KEYS, _EVALUATION_KEYS = 0, 1  # two streams that never meet
+_TRAINING_KEYS, _EVALUATION_KEYS, _DIAGNOSTIC_KEYS = 0, 1, 2  # streams that never meet
 
 
 class Learner:
@@ -149,6 +152,7 @@ class Learner:
             seconds=iteration.seconds,
             certificate=iteration.result.certificate.as_dict(),
             is_best=iteration.is_best,
+            diagnostics=self._diagnostics(iteration),
             checkpoint=Checkpoint(
                 iteration=state.iteration,
                 values=_to_numpy(state.hyper),
@@ -159,6 +163,53 @@ class Learner:
                 stopped=state.stopped,
             ),
         )
+
+    def _diagnostics(self, iteration: MetaIteration) -> dict[str, Any] | None:
+        """What the spec wants measured at this meta-iteration, on its first training run; by the names in the spec."""
+        asked = self.spec.diagnostics
+        if not asked.every or iteration.iteration % asked.every:
+            return None
+        began = time.perf_counter()
+        keys = self._keys(iteration.iteration)
+        problem, hyper = self._problem, iteration.hyper
+        seeds = [_key(_DIAGNOSTIC_KEYS, number) for number in range(asked.seeds)]
+        run: dict[str, Any] = {
+            "optimizer": sgd(),
+            "num_steps": self.spec.training.num_steps,
+            "interrupt": self._interrupt,
+        }
+        measurements: dict[str, Callable[[], Any]] = {}
+        if asked.adjoint_growth:
+            measurements["adjoint_growth"] = lambda: adjoint_growth(problem, hyper, key=keys[0], **run)
+        if asked.metasmoothness:
+            measurements["metasmoothness"] = lambda: metasmoothness(
+                problem, hyper, key=keys[0], step=self.spec.meta.step_size, **run
+            )
+        if asked.finite_differences:
+            measurements["finite_differences"] = lambda: finite_difference_check(
+                problem,
+                hyper,
+                iteration.result.gradient if len(keys) == 1 else None,
+                key=keys[0],
+                directions=asked.finite_differences,
+                engine=self._engine(),
+                **run,
+            )
+        if asked.seeds:
+            measurements["seeds"] = lambda: hypergradient_variance(
+                problem, hyper, keys=jnp.stack(seeds), engine=self._engine(), **run
+            )
+        found = {name: _measured(measure) for name, measure in measurements.items()}
+        return found | {"seconds": time.perf_counter() - began}
+
+
+def _measured(measure: Callable[[], Any]) -> dict[str, Any]:
+    """A measurement as JSON values. One that training elsewhere defeats is no reason to end the job."""
+    try:
+        found: dict[str, Any] = measure().as_dict()
+    except (FixedPointOverflow, UncertifiedGradient) as error:
+        return {"error": {"code": error.code, "message": str(error)}}
+    return found
 
 
 def _key(stream: int, number: int) -> jax.Array:

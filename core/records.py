@@ -44,3 +44,4 @@ class MetaRecord:
     certificate: dict[str, Any]  # JSON values
     is_best: bool  # lowest outer loss so far
     checkpoint: Checkpoint  # goes on after this iteration
+    diagnostics: dict[str, Any] | None = None  # JSON values, by measurement; None where none was due

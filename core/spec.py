@@ -203,6 +203,51 @@ class Meta(_Strict):
     stop_when: StopWhen = StopWhen()
 
 
+class Diagnostics(_Strict):
+    """What to measure along the way; see `core.diagnostics`. Nothing that is learned depends on it."""
+
+    every: Int = Field(
+        0,
+        ge=0,
+        le=MAX_ITERATIONS,
+        description="measure at every so manieth meta-iteration, the first included; 0: never",
+    )
+    adjoint_growth: Bool = Field(
+        False, description="growth per step of the outer loss's derivative backward: chaos"
+    )
+    metasmoothness: Bool = Field(
+        False, description="how smoothly training answers to a move as large as meta.step_size; three trainings"
+    )
+    finite_differences: Int = Field(
+        0, ge=0, le=1024, description="directions along which the hypergradient is checked; two trainings each"
+    )
+    seeds: Int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="seeds over which the hypergradient's variance is taken; one hypergradient each",
+    )
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is asked for."""
+        return self.adjoint_growth or self.metasmoothness or self.finite_differences > 0 or self.seeds > 0
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Diagnostics:
+        if self.seeds == 1:
+            raise ValueError("a variance over 1 seed is none; set seeds to 2 or more, or to 0 to leave it out")
+        if self.measures and "every" not in self.model_fields_set:
+            raise ValueError(
+                "nothing would be measured; set every to 1 or more, or to 0 to say that this is meant"
+            )
+        if self.every and not self.measures:
+            raise ValueError(
+                "nothing to measure; set adjoint_growth, metasmoothness, finite_differences or seeds, or every to 0"
+            )
+        return self
+
+
 class JobSpec(_Strict):
     """A meta-optimization job."""
 
@@ -212,6 +257,7 @@ class JobSpec(_Strict):
     hyperparameters: Hyperparameters
     meta: Meta = Meta()
     engine: Literal["auto", "reversible", "unrolled"] = "auto"
+    diagnostics: Diagnostics = Diagnostics()
 
     @model_validator(mode="after")
     def _batch_fits(self) -> JobSpec:

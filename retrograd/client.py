@@ -116,7 +116,7 @@ class Client:
         return self._json("GET", _job(job_id))
 
     def iterations(self, job_id: str, after: int | None = None) -> list[Json]:
-        """Losses, hypergradient norms and certificates of all meta-iterations later than `after`."""
+        """Losses, hypergradient norms, certificates and diagnostics of all meta-iterations later than `after`."""
         rows: list[Json] = []
         while True:
             params = {} if after is None else {"after": after}

@@ -37,7 +37,12 @@ def download(
     """Natural values, with the axes, groups, transform and unit that are needed to use them."""
     job = jobs.get(session, project, job_id)
     found = learned.read(session, job, iteration)
-    result = results.result_of(job, found, iterations.certificate(session, job.id))
+    result = results.result_of(
+        job,
+        found,
+        iterations.certificate(session, job.id),
+        iterations.diagnostics(session, job.id, found.iteration),
+    )
     content = results.as_json(result) if format == "json" else results.as_npz(result)
     name = f"retrograd-{job.id}-{iteration}.{format}"
     return StreamingResponse(

@@ -112,7 +112,7 @@ def list_iterations(
     ] = None,
     limit: Limit = 100,
 ) -> IterationPage:
-    """Losses, hypergradient norm, seconds and certificate of each meta-iteration, in order."""
+    """Losses, hypergradient norm, seconds, certificate and diagnostics of each meta-iteration, in order."""
     job = jobs.get(session, project, job_id)
     rows = iterations.page(session, job.id, after=after, limit=limit)
     return IterationPage(

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from core.engines.certificate import Certificate, merged
+from core.engines.engine import Engine
 from core.engines.problem import Hyper, Problem
 from core.engines.result import Hypergradient
-from core.engines.reversible import reversible
+from core.engines.reversible import hybrid, reversible
 from core.engines.unrolled import unrolled
 from core.errors import InvalidProblem, X64Disabled
-from core.reversal.optimizers import Optimizer, sgd
+from core.reversal.optimizers import Optimizer, adam, adamw, heavy_ball, nesterov, rmsprop, sgd
 
 __all__ = [
     "Certificate",
     "Engine",
     "Hypergradient",
     "Problem",
+    "adam",
+    "adamw",
+    "heavy_ball",
+    "hybrid",
     "hypergradient",
+    "nesterov",
     "reversible",
+    "rmsprop",
     "sgd",
     "unrolled",
 ]
 
-Engine = Callable[[Problem, Hyper, Optimizer, int, jax.Array], Hypergradient]
+_AT_ONCE_BYTES = 1 << 30  # of state and adjoint, in runs that go side by side
+_BYTES_PER_WEIGHT = 100
 
 
 def hypergradient(
@@ -45,7 +51,8 @@ def hypergradient(
         hyper: pytree of float arrays.
         optimizer: e.g. `sgd()`.
         num_steps: T, steps of one training run.
-        key: a `jax.random.key`, or an array of them, over which value and gradient are averaged.
+        key: a `jax.random.key`, or an array of them, over which value and gradient are averaged; their runs go side
+            by side, over all devices of the process.
         engine: `reversible()` unless told otherwise.
 
     Raises:
@@ -65,8 +72,9 @@ def hypergradient(
     engine = engine or reversible()
     keys = _as_keys(key)
     if keys.ndim == 0:
-        return engine(problem, hyper, optimizer, num_steps, keys)
-    runs = [engine(problem, hyper, optimizer, num_steps, one) for one in keys]
+        return engine.many(problem, hyper, optimizer, num_steps, keys)[0]
+    batches = _batches(problem, hyper, keys)
+    runs = [run for batch in batches for run in engine.many(problem, hyper, optimizer, num_steps, batch)]
     return Hypergradient(
         value=jnp.mean(jnp.stack([run.value for run in runs])),
         gradient=jax.tree.map(
@@ -75,6 +83,14 @@ def hypergradient(
         params=[run.params for run in runs],
         certificate=merged([run.certificate for run in runs]),
     )
+
+
+def _batches(problem: Problem, hyper: Hyper, keys: jax.Array) -> list[jax.Array]:
+    """Keys in runs that fit into memory side by side. How many depends on nothing but the problem."""
+    params = jax.eval_shape(problem.init, hyper, keys[0])
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    count = max(1, _AT_ONCE_BYTES // (_BYTES_PER_WEIGHT * max(weights, 1)))
+    return [keys[start : start + count] for start in range(0, len(keys), count)]
 
 
 def _as_keys(key: jax.Array) -> jax.Array:

@@ -14,7 +14,8 @@ from core.engines.problem import Hyper, Problem
 from core.errors import FixedPointOverflow
 from core.reversal.lifting import LIMIT
 from core.reversal.optimizers import Optimizer, State
-from core.reversal.schedule import hypers_of
+from core.reversal.schedule import hypers_of, prepare
+from core.reversal.stepping import rest, step
 
 Take = Callable[[State, jax.Array], tuple[State, jax.Array]]
 """(state, step) → (state after the step, each group's largest |w| in it, [groups]); differentiable."""
@@ -27,20 +28,21 @@ def dynamics(
     `hyper`; the state is a pytree of float arrays whose field `position` holds the elementary parameters.
     """
     params, schedule = begin(problem, hyper, key, optimizer, num_steps)
-    gradient = inner_gradient(problem, hyper, key)
+    schedule = prepare(schedule, optimizer, num_steps)
+    gradient = inner_gradient(problem, hyper)
     treedef = jax.tree.structure(params)
 
-    def take(state: State, step: jax.Array) -> tuple[State, jax.Array]:
-        hypers = hypers_of(schedule.row(step), schedule.weights, treedef)
+    def take(state: State, number: jax.Array) -> tuple[State, jax.Array]:
+        hypers = hypers_of(schedule.row(number), schedule.weights, treedef)
         hypers = {
             name: jax.tree.map(lambda value, param: value.astype(param.dtype), tree, params)
             for name, tree in hypers.items()
         }
-        state = optimizer.update(state, gradient(state.position, step), hypers)
+        state = step(optimizer, state, gradient(state.position, number, key), hypers)
         largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(state.position)])
         return state, jax.lax.stop_gradient(largest)
 
-    return optimizer.init(params)._replace(buffers={}), take
+    return rest(optimizer, params), take
 
 
 def check_range(largest: Any, names: list[str]) -> None:

@@ -12,20 +12,34 @@ from jax.tree_util import Partial
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem
 from core.reversal.optimizers import Optimizer
-from core.reversal.schedule import Schedule, normalize
+from core.reversal.schedule import Schedule, normalize, prepare
+from core.reversal.seeds import ONE, Seeds
 
 
 @partial(jax.jit, static_argnames=("optimizer", "num_steps"))
 def begin(
     problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int
 ) -> tuple[Params, Schedule]:
-    """Initial parameters and schedule of a training run."""
+    """Initial parameters and schedule, as the problem gives them, of a training run."""
     params = problem.init(hyper, key)
     _check_params(params)
+    _check_losses(problem, params, hyper, key)
     return params, normalize(problem.schedule(hyper), optimizer, params, num_steps)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "num_steps"))
+@partial(jax.jit, static_argnames=("optimizer", "num_steps", "seeds"))
+def initial_parameters(
+    problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int, seeds: Seeds = ONE
+) -> Params:
+    """Initial parameters of every run."""
+
+    def one(problem: Problem, hyper: Hyper, key: jax.Array) -> Params:
+        return begin(problem, hyper, key, optimizer, num_steps)[0]
+
+    return seeds.map(one, (None, None, 0))(problem, hyper, key)
+
+
+@partial(jax.jit, static_argnames=("optimizer", "num_steps", "seeds"))
 def pull_back(
     problem: Problem,
     hyper: Hyper,
@@ -34,26 +48,38 @@ def pull_back(
     num_steps: int,
     d_params: Params,
     d_schedule: Schedule,
+    seeds: Seeds = ONE,
 ) -> Hyper:
-    """Cotangent of `hyper` from those of what `begin` returned."""
-    _, pull = jax.vjp(lambda hyper: begin(problem, hyper, key, optimizer, num_steps), hyper)
-    return pull((d_params, d_schedule))[0]
+    """Cotangent of `hyper` in every run from those of initial parameters and prepared schedule."""
+
+    def one(problem: Problem, hyper: Hyper, key: jax.Array, d_params: Params, d_schedule: Schedule) -> Hyper:
+        def start(hyper: Hyper) -> tuple[Params, Schedule]:
+            params, schedule = begin(problem, hyper, key, optimizer, num_steps)
+            return params, prepare(schedule, optimizer, num_steps)
+
+        return jax.vjp(start, hyper)[1]((d_params, d_schedule))[0]
+
+    return seeds.map(one, (None, None, 0, 0, 0))(problem, hyper, key, d_params, d_schedule)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="seeds")
 def outer(
-    problem: Problem, params: Params, hyper: Hyper, key: jax.Array
+    problem: Problem, params: Params, hyper: Hyper, key: jax.Array, seeds: Seeds = ONE
 ) -> tuple[jax.Array, tuple[Params, Hyper]]:
-    """Outer loss and its gradients with respect to parameters and hyperparameters."""
-    return jax.value_and_grad(problem.outer_loss, argnums=(0, 1))(params, hyper, key)
+    """Outer loss of every run and its gradients with respect to parameters and hyperparameters."""
+
+    def one(problem: Problem, hyper: Hyper, params: Params, key: jax.Array) -> Any:
+        return jax.value_and_grad(problem.outer_loss, argnums=(0, 1))(params, hyper, key)
+
+    return seeds.map(one, (None, None, 0, 0))(problem, hyper, params, key)
 
 
-def inner_gradient(problem: Problem, hyper: Hyper, key: jax.Array) -> Partial:
-    """The gradient that training descends on, as a `Partial`: (params, step) → pytree like params."""
-    return Partial(_inner_gradient, problem, hyper, key)
+def inner_gradient(problem: Problem, hyper: Hyper) -> Partial:
+    """The gradient that training descends on, as a `Partial`: (params, step, run's key) → pytree like params."""
+    return Partial(_inner_gradient, problem, hyper)
 
 
-def _inner_gradient(problem: Problem, hyper: Hyper, key: jax.Array, params: Params, step: jax.Array) -> Params:
+def _inner_gradient(problem: Problem, hyper: Hyper, params: Params, step: jax.Array, key: jax.Array) -> Params:
     return jax.grad(problem.inner_loss)(params, hyper, step, jax.random.fold_in(key, step))
 
 
@@ -90,3 +116,17 @@ def _check_params(params: Params) -> None:
             f"init must return a pytree of float32 or float64 arrays, not {sorted(dtypes) or 'an empty one'}; "
             "cast what it returns"
         )
+
+
+def _check_losses(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> None:
+    losses = {
+        "inner_loss": jax.eval_shape(problem.inner_loss, params, hyper, jnp.zeros((), jnp.int64), key),
+        "outer_loss": jax.eval_shape(problem.outer_loss, params, hyper, key),
+    }
+    for name, loss in losses.items():
+        shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", type(loss).__name__)
+        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+            raise InvalidProblem(
+                f"{name} must return one real number, not {dtype} of shape {shape}; take its mean or sum, and its real "
+                "part if it is complex"
+            )

@@ -15,23 +15,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from core.engines.certificate import Certificate
+from core.engines.engine import Engine
 from core.engines.inner import accumulators, inner_gradient, outer, pull_back, replace_leaves
 from core.engines.problem import Hyper, Params, Problem
 from core.engines.result import Hypergradient
 from core.engines.training import Run
-from core.errors import UncertifiedGradient
+from core.errors import InvalidProblem, UncertifiedGradient
 from core.reversal.information_buffer import Plan
+from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import Schedule, hypers_of
-from core.reversal.segments import Static, mismatched_bits, rewind
-from core.reversal.trajectory import backward
+from core.reversal.seeds import Seeds
+from core.reversal.segments import Static, copied, mismatched_bits, rewind, without_buffers
+from core.reversal.stepping import rest
+from core.reversal.stepping import step as take_step
+from core.reversal.stores import DiskStore, HostStore, Store
+from core.reversal.trajectory import Trajectory, backward, sizes_of
 
 _PROBE_STEPS = 4
 
@@ -59,12 +68,12 @@ class FollowStep:
         self,
         problem: Problem,
         hyper: Hyper,
-        key: jax.Array,
         adjoint: Adjoint,
         step: jax.Array,
         params: Params,
+        key: jax.Array,
     ) -> tuple[Params, Callable[..., Adjoint]]:
-        """An `Observe` (see `core.reversal.segments`), once its first three arguments are bound."""
+        """An `Observe` (see `core.reversal.segments`), once its first two arguments are bound."""
         step_key = jax.random.fold_in(key, step)
         leaves = jax.tree.leaves(hyper)
         read = {index: leaves[index] for index in adjoint.hyper}
@@ -77,7 +86,7 @@ class FollowStep:
 
         (gradient, _), second_order = jax.linearize(gradients, params)
         if not self.fused:
-            gradient = inner_gradient(problem, hyper, key)(params, step)
+            gradient = inner_gradient(problem, hyper)(params, step, key)
         gradient = jax.lax.optimization_barrier(gradient)
 
         def follow(before: State, row: dict[str, jax.Array], weights: dict[str, Params]) -> Adjoint:
@@ -89,7 +98,7 @@ class FollowStep:
                     name: jax.tree.map(lambda hyper, param: spread(hyper, param.shape, param.dtype), tree, params)
                     for name, tree in hypers.items()
                 }
-                return self.optimizer.update(state, gradient, spread_hypers)
+                return take_step(self.optimizer, state, gradient, spread_hypers)
 
             _, pull = jax.vjp(update, before, gradient, row, weights)
             d_before, d_gradient, d_row, d_weights = pull(adjoint.state)
@@ -133,40 +142,55 @@ def _spread_backward(
 spread.defvjp(_spread_forward, _spread_backward)
 
 
-def _like(value: jax.Array, other: jax.Array) -> jax.Array:
-    return value.astype(other.dtype)
-
-
 @dataclass(frozen=True)
 class Reversible:
-    """See `reversible`."""
+    """See `reversible` and `hybrid`."""
 
+    checkpoints: int
     interrupt: Callable[[], None]
-    fallback: Callable[..., Hypergradient] | None
+    fallback: Engine | None
+    spill_to: Path | None
 
-    def __call__(
-        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
-    ) -> Hypergradient:
-        """Hypergradient of one training run."""
-        run = _Reverse(problem, hyper, optimizer, num_steps, key, self.interrupt)
+    @property
+    def name(self) -> str:
+        """As certificates call it."""
+        return "reversible" if self.checkpoints == 1 else "hybrid"
+
+    exact_for = (
+        "every hyperparameter, whatever the length of training; only the rounding of the arithmetic is left"
+    )
+
+    def many(
+        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
+    ) -> list[Hypergradient]:
+        """Hypergradients of training runs that differ in their key: one key, or [S] of them, all run at once."""
+        run = _Reverse(problem, hyper, optimizer, num_steps, keys, self)
         mode = run.habits.mode or ("fused" if run.probe("fused") else "isolated")
-        result = run.attempt(mode)
-        if not result.certificate.exact and mode == "fused":
-            result = run.attempt("isolated")
-        if result.certificate.exact:
-            run.habits.mode = result.certificate.mode
-            return result
+        results = run.attempt(mode)
+        if not results[0].certificate.exact and mode == "fused":
+            results = run.attempt("isolated")
+        certificate = results[0].certificate
+        if certificate.exact:
+            run.habits.mode = certificate.mode
+            return results
         if self.fallback is not None:
-            return self.fallback(problem, hyper, optimizer, num_steps, key)
+            return self.fallback.many(problem, hyper, optimizer, num_steps, keys)
         raise UncertifiedGradient(
-            f"running backward missed the start by {result.certificate.mismatched_bits} bits: the inner loss does "
-            "not return the same bits for the same arguments; make it deterministic (no host state, no "
-            "nondeterministic device operations) or choose another engine"
+            f"running backward missed the start by {certificate.mismatched_bits} bits: the inner loss does not return "
+            "the same bits for the same arguments; make it deterministic (no host state, no nondeterministic device "
+            "operations) or choose another engine"
         )
+
+    def store(self) -> Store:
+        """Where a trajectory's bits go."""
+        return HostStore() if self.spill_to is None else DiskStore(self.spill_to)
 
 
 def reversible(
-    *, interrupt: Callable[[], None] = lambda: None, fallback: Callable[..., Hypergradient] | None = None
+    *,
+    interrupt: Callable[[], None] = lambda: None,
+    fallback: Engine | None = None,
+    spill_to: str | Path | None = None,
 ) -> Reversible:
     """Engine that runs training backward, bit for bit.
 
@@ -174,8 +198,213 @@ def reversible(
         interrupt: called between the pieces of a run, at least about once a second; what it raises ends the run.
         fallback: engine to use when neither way of computing the gradient could be certified; without one
             UncertifiedGradient is raised.
+        spill_to: folder for the bits that buffers spill; they stay in host memory unless given. The file has no name
+            and is gone with the run.
     """
-    return Reversible(interrupt, fallback)
+    return Reversible(1, interrupt, fallback, _folder(spill_to))
+
+
+def hybrid(
+    *,
+    checkpoints: int,
+    interrupt: Callable[[], None] = lambda: None,
+    fallback: Engine | None = None,
+    spill_to: str | Path | None = None,
+) -> Reversible:
+    """Engine that runs training backward between checkpoints, which bounds what buffers store at any time.
+
+    Each stretch but the last is trained once more before it is undone: one gradient a step more than `reversible`.
+
+    Args:
+        checkpoints: number of stretches, each begun by a checkpoint; at least 1.
+        interrupt: as for `reversible`.
+        fallback: as for `reversible`.
+        spill_to: as for `reversible`; checkpoints go there too.
+    """
+    if checkpoints < 1:
+        raise InvalidProblem(f"checkpoints is {checkpoints}; it must be at least 1")
+    return Reversible(checkpoints, interrupt, fallback, _folder(spill_to))
+
+
+def _folder(spill_to: str | Path | None) -> Path | None:
+    if spill_to is None:
+        return None
+    if not Path(spill_to).is_dir():
+        raise InvalidProblem(f"spill_to is {str(spill_to)!r}, which is no folder; make it first")
+    return Path(spill_to)
+
+
+class _Reverse(Run):
+    """Training runs, taken forward and back in one mode or another."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        hyper: Hyper,
+        optimizer: Optimizer,
+        num_steps: int,
+        key: jax.Array,
+        engine: Reversible,
+    ) -> None:
+        super().__init__(problem, hyper, optimizer, num_steps, key, engine.interrupt)
+        self.engine = engine
+
+    def probe(self, mode: str) -> bool:
+        """Whether a few steps come back exactly in this mode."""
+        back = _There(self, mode).and_back(
+            [0, min(_PROBE_STEPS, self.num_steps)], lambda _: self.adjoint_at_rest()
+        )
+        return not any(back.mismatched.values())
+
+    def attempt(self, mode: str) -> list[Hypergradient]:
+        """The hypergradients in one mode, with their certificate, exact or not."""
+        ended: dict[str, Any] = {}
+
+        def outer_adjoint(params: Params) -> Adjoint:
+            value, (d_params, d_hyper) = outer(self.problem, params, self.hyper, self.key, self.course.seeds)
+            ended.update(value=value, params=params, d_hyper=d_hyper)
+            rest = self.adjoint_at_rest()
+            return rest._replace(state=rest.state._replace(position=d_params))
+
+        stretches = min(self.engine.checkpoints, self.num_steps)
+        bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
+        back = _There(self, mode).and_back(bounds, outer_adjoint)
+        if any(back.mismatched.values()):
+            self.locate_overflow()
+        certificate = self._certificate(mode, back)
+        gradient = _collect(
+            self.problem,
+            self.hyper,
+            self.key,
+            self.optimizer,
+            self.num_steps,
+            back.adjoint,
+            ended["d_hyper"],
+            self.course.seeds,
+        )
+        each = self.course.seeds.each((ended["value"], gradient, ended["params"]))
+        return [Hypergradient(value, gradient, params, certificate) for value, gradient, params in each]
+
+    def _certificate(self, mode: str, back: _Back) -> Certificate:
+        numbers = sum(sizes_of(self.shapes)) * (self.course.seeds.count or 1) * self.num_steps
+        dtypes = sorted({jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(self.shapes)})
+        return Certificate(
+            exact=not any(back.mismatched.values()),
+            engine=self.engine.name,
+            mode=mode,
+            mismatched_bits=sum(back.mismatched.values()),
+            mismatched_bits_by_field=back.mismatched,
+            stored_bits_per_param_step=back.stored_bits / numbers,
+            bound_bits_per_param_step=self.plan().bound_bits / numbers,
+            unit_exponents={
+                name: [int(np.max(column)) for column in columns] for name, columns in self.exponents.items()
+            },
+            runs=self.course.seeds.count or 1,
+            exact_for=self.engine.exact_for,
+            optimizer=self.optimizer.name,
+            compute=", ".join(dtypes)
+            + f"; matrix products: {jax.config.jax_default_matmul_precision or 'default'}",  # type: ignore[attr-defined]
+        )
+
+    def adjoint_at_rest(self) -> Adjoint:
+        """Zero cotangents."""
+        key = self.key if self.key.ndim == 0 else self.key[0]
+        return _adjoint_at_rest(
+            self.optimizer,
+            Static(self.shapes),
+            self.problem,
+            self.hyper,
+            key,
+            self.course.schedule,
+            self.course.seeds,
+        )
+
+
+class _Back(NamedTuple):
+    """What running backward to the start leaves."""
+
+    adjoint: Adjoint
+    mismatched: dict[str, int]  # bits, by field
+    stored_bits: float  # at most at any time
+
+
+class _There:
+    """A training run in one mode, in stretches between checkpoints."""
+
+    def __init__(self, run: _Reverse, mode: str) -> None:
+        self.run = run
+        self.observe = Partial(FollowStep(run.optimizer, mode == "fused"), run.problem, run.hyper)
+
+    def and_back(self, bounds: list[int], adjoint_at: Callable[[Params], Adjoint]) -> _Back:
+        """Train from bounds[0] to bounds[-1] and undo it, stretch by stretch.
+
+        Args:
+            bounds: steps at which stretches begin, and the last one's end.
+            adjoint_at: final parameters → cotangents to carry backward.
+        """
+        run = self.run
+        plans = [run.plan(start, stop) for start, stop in pairwise(bounds)]
+        if len(plans) == 1:
+            trajectory = run.forward(plans[0], self.run.engine.store)
+            stored_bits = trajectory.stored_bits
+            adjoint = adjoint_at(run.parameters(trajectory.state))
+            state, adjoint = self._undo(trajectory, adjoint)
+            return _Back(adjoint, mismatched_bits(state, run.initial()), stored_bits)
+        return self._through_checkpoints(plans, adjoint_at)
+
+    def _through_checkpoints(self, plans: list[Plan], adjoint_at: Callable[[Params], Adjoint]) -> _Back:
+        run, checkpoints = self.run, self.run.engine.store()
+        mismatched: dict[str, int] = {}
+
+        def there_and_back(plan: Plan, began: State, adjoint_at: Callable[[Trajectory], Adjoint]) -> _Back:
+            trajectory = run.forward(plan, run.engine.store, copied(began))
+            stored_bits, adjoint = trajectory.stored_bits, adjoint_at(trajectory)
+            state, adjoint = self._undo(trajectory, adjoint)
+            _count(mismatched, mismatched_bits(state, began))
+            return _Back(adjoint, mismatched, stored_bits)
+
+        try:
+            state = run.forward_only(plans[:-1], checkpoints.push)
+            back = there_and_back(plans[-1], state, lambda ended: adjoint_at(run.parameters(ended.state)))
+            most = back.stored_bits
+            for plan in reversed(plans[:-1]):
+                began, adjoint = self._checkpoint(checkpoints, state), back.adjoint
+
+                def arrives(ended: Trajectory, state: State = state, adjoint: Adjoint = adjoint) -> Adjoint:
+                    _count(mismatched, mismatched_bits(without_buffers(copied(ended.state)), state))
+                    return adjoint
+
+                back = there_and_back(plan, began, arrives)
+                most, state = max(most, back.stored_bits), began
+            return back._replace(stored_bits=most + checkpoints.bits)
+        finally:
+            checkpoints.close()
+
+    def _undo(self, trajectory: Trajectory, adjoint: Adjoint) -> tuple[State, Adjoint]:
+        try:
+            return backward(
+                self.run.course,
+                self.observe,
+                trajectory,
+                adjoint,
+                conduct=self.run.conduct(self.run.habits.backward),
+            )
+        finally:
+            trajectory.store.close()
+
+    def _checkpoint(self, checkpoints: Store, like: State) -> State:
+        """The checkpoint pushed last, with empty buffers."""
+        numbers, treedef = jax.tree.flatten(like, is_leaf=is_number)
+        popped = [jnp.asarray(checkpoints.pop()) for _ in numbers]
+        restored = [
+            number._replace(integers=integers) for number, integers in zip(numbers, reversed(popped), strict=True)
+        ]
+        return without_buffers(copied(treedef.unflatten(restored)))
+
+
+def _count(total: dict[str, int], more: dict[str, int]) -> None:
+    for name, bits in more.items():
+        total[name] = total.get(name, 0) + bits
 
 
 def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array) -> int:
@@ -183,90 +412,48 @@ def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_ste
 
     By XLA's own analysis of the compiled program: temporary buffers, state, information buffers and adjoint.
     """
-    run = _Reverse(problem, hyper, optimizer, num_steps, key, lambda: None)
-    adjoint = run._adjoint_at_rest()
-    follow = Partial(FollowStep(optimizer, fused=True), problem, hyper, key)
+    run = _Reverse(problem, hyper, optimizer, num_steps, key, reversible())
+    adjoint = run.adjoint_at_rest()
+    follow = Partial(FollowStep(optimizer, fused=True), problem, hyper)
+    course = run.course
     lowered = rewind.lower(
-        optimizer, Static(run.dtypes), follow, run.schedule, run.initial(), adjoint, 0, num_steps, {}
+        optimizer,
+        Static(course.dtypes),
+        follow,
+        course.schedule,
+        key,
+        run.initial(),
+        adjoint,
+        {},
+        0,
+        num_steps,
+        0,
+        seeds=course.seeds,
     )
     analysis: Any = lowered.compile().memory_analysis()  # None on backends that do not analyse
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves((adjoint.schedule, adjoint.hyper)))
     return analysis.temp_size_in_bytes + analysis.alias_size_in_bytes - gradient
 
 
-class _Reverse(Run):
-    """A training run, taken forward and back in one mode or another."""
-
-    def probe(self, mode: str) -> bool:
-        """Whether a few steps come back exactly in this mode."""
-        plan = self.plan(min(_PROBE_STEPS, self.num_steps))
-        state, _, _ = self._there_and_back(plan, mode, lambda _: self._adjoint_at_rest())
-        return mismatched_bits(state, self.initial()) == 0
-
-    def attempt(self, mode: str) -> Hypergradient:
-        """The hypergradient in one mode, with its certificate, exact or not."""
-        ended: dict[str, Any] = {}
-
-        def outer_adjoint(params: Params) -> Adjoint:
-            value, (d_params, d_hyper) = outer(self.problem, params, self.hyper, self.key)
-            ended.update(value=value, params=params, d_hyper=d_hyper)
-            rest = self._adjoint_at_rest()
-            return rest._replace(state=rest.state._replace(position=d_params))
-
-        plan = self.plan()
-        state, adjoint, stored_bits = self._there_and_back(plan, mode, outer_adjoint)
-        mismatched = mismatched_bits(state, self.initial())
-        if mismatched:
-            self.locate_overflow()
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.shapes)) * self.num_steps
-        certificate = Certificate(
-            exact=mismatched == 0,
-            engine="reversible",
-            mode=mode,
-            mismatched_bits=mismatched,
-            stored_bits_per_param_step=stored_bits / size,
-            bound_bits_per_param_step=plan.bound_bits / size,
-        )
-        gradient = _collect(
-            self.problem, self.hyper, self.key, self.optimizer, self.num_steps, adjoint, ended["d_hyper"]
-        )
-        return Hypergradient(ended["value"], gradient, ended["params"], certificate)
-
-    def _there_and_back(
-        self, plan: Plan, mode: str, adjoint_at: Callable[[Params], Adjoint]
-    ) -> tuple[State, Adjoint, float]:
-        trajectory = self.forward(plan)
-        stored_bits = trajectory.stored_bits
-        params = self.parameters(trajectory.state)
-        follow = Partial(FollowStep(self.optimizer, mode == "fused"), self.problem, self.hyper, self.key)
-        state, adjoint = backward(
-            self.optimizer,
-            follow,
-            self.schedule,
-            trajectory,
-            adjoint_at(params),
-            dtypes=self.dtypes,
-            pace=self.habits.backward,
-            interrupt=self.interrupt,
-        )
-        return state, adjoint, stored_bits
-
-    def _adjoint_at_rest(self) -> Adjoint:
-        return _adjoint_at_rest(
-            self.optimizer, Static(self.shapes), self.problem, self.hyper, self.key, self.schedule
-        )
-
-
-@partial(jax.jit, static_argnames=("optimizer", "shapes"))
+@partial(jax.jit, static_argnames=("optimizer", "shapes", "seeds"))
 def _adjoint_at_rest(
-    optimizer: Optimizer, shapes: Static, problem: Problem, hyper: Hyper, key: jax.Array, schedule: Schedule
+    optimizer: Optimizer,
+    shapes: Static,
+    problem: Problem,
+    hyper: Hyper,
+    key: jax.Array,
+    schedule: Schedule,
+    seeds: Seeds,
 ) -> Adjoint:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.tree)
-    state = optimizer.init(zeros)._replace(buffers={})
-    return Adjoint(state, jax.tree.map(jnp.zeros_like, schedule), accumulators(problem, zeros, hyper, key))
+    state = jax.tree.map(jnp.zeros_like, rest(optimizer, zeros))
+    adjoint = Adjoint(state, jax.tree.map(jnp.zeros_like, schedule), accumulators(problem, zeros, hyper, key))
+    if seeds.count is None:
+        return adjoint
+    return jax.tree.map(lambda leaf: jnp.zeros((seeds.count, *leaf.shape), leaf.dtype), adjoint)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "num_steps"))
+@partial(jax.jit, static_argnames=("optimizer", "num_steps", "seeds"))
 def _collect(
     problem: Problem,
     hyper: Hyper,
@@ -275,9 +462,10 @@ def _collect(
     num_steps: int,
     adjoint: Adjoint,
     d_hyper: Hyper,
+    seeds: Seeds,
 ) -> Hyper:
     """The hypergradient: through the outer loss, the initial parameters and schedule, and every inner loss."""
-    d_begin = pull_back(problem, hyper, key, optimizer, num_steps, adjoint.state.position, adjoint.schedule)
+    d_begin = pull_back(problem, hyper, key, optimizer, num_steps, adjoint.state.position, adjoint.schedule, seeds)
     gradient = jax.tree.map(jnp.add, d_hyper, d_begin)
     leaves = jax.tree.leaves(gradient)
     return replace_leaves(gradient, {index: leaves[index] + more for index, more in adjoint.hyper.items()})

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from core.engines.inner import begin, inner_gradient
+from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
-from core.reversal.information_buffer import Plan
-from core.reversal.optimizers import Optimizer, State, at_rest
+from core.reversal.information_buffer import Factors, Plan, plan_spills
+from core.reversal.lifting import FRACTION_BITS, OVERFLOW
+from core.reversal.moves import is_number
+from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
-from core.reversal.schedule import Schedule, check
-from core.reversal.segments import Static, real_parameters
-from core.reversal.trajectory import LeftRange, Trajectory, forward, locate_overflow, plan_for
+from core.reversal.schedule import Schedule, check, prepare
+from core.reversal.seeds import ONE, seeds_over_devices
+from core.reversal.segments import Static, float_magnitudes, real_parameters, without_buffers
+from core.reversal.stepping import anatomy, fixed_rest
+from core.reversal.stores import HostStore, NoStore, Store
+from core.reversal.trajectory import (
+    Conduct,
+    Course,
+    LeftRange,
+    Trajectory,
+    factors_of,
+    forward,
+    locate_overflow,
+    sizes_of,
+)
+
+_SCALE_STEPS = 4  # of training in floats, from which units are chosen
+_HEADROOM_BITS = 10  # a memory may grow a thousandfold over what it was in those steps
+_TIGHT_BITS = 4  # or, where that keeps the unit of the weights, sixteenfold
+_COARSER_BITS = 14
 
 
 @dataclass
@@ -39,7 +61,14 @@ def _habits_of(program: Any) -> Habits:
 
 
 class Run:
-    """One training run of a problem, ready to be taken forward."""
+    """One training run of a problem, or several at once, ready to be taken forward.
+
+    Attributes:
+        course: what the trajectory follows.
+        gradient: of the inner loss.
+        shapes: of one run's parameters.
+        habits: of the program.
+    """
 
     def __init__(
         self,
@@ -58,63 +87,174 @@ class Run:
             key,
         )
         self.interrupt = interrupt
-        params, self.schedule = self._begin()
-        check(self.schedule, optimizer)
+        first = key if key.ndim == 0 else key[0]
+        params, given = begin(problem, hyper, first, optimizer, num_steps)
+        check(given, optimizer)
         self.shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-        self.dtypes = jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), params)
-        self.gradient = inner_gradient(problem, hyper, key)
+        self.course = Course(
+            optimizer,
+            jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), params),
+            _prepared(given, optimizer, num_steps),
+            key,
+            ONE if key.ndim == 0 else seeds_over_devices(len(key)),
+        )
+        self.gradient = inner_gradient(problem, hyper)
         self.habits = _habits_of(self._program())
+        self.exponents = self._probed_exponents()
+
+    @cached_property
+    def factors(self) -> Factors:
+        """Decay factors of all steps."""
+        return factors_of(self.optimizer, self.course.schedule, self.shapes, self.num_steps)
+
+    def plan(self, start: int = 0, stop: int | None = None) -> Plan:
+        """Spill plan of steps [start, stop)."""
+        plan = plan_spills(self.factors, sizes_of(self.shapes), start, stop)
+        runs = self.course.seeds.count or 1
+        return replace(plan, bound_bits=plan.bound_bits * runs, sizes=tuple(size * runs for size in plan.sizes))
 
     def initial(self) -> State:
         """The fixed-point state that training starts from: made anew, with the same bits, rather than kept."""
-        return at_rest(self.optimizer, self._begin()[0])
-
-    def _begin(self) -> tuple[Params, Schedule]:
-        return begin(self.problem, self.hyper, self.key, self.optimizer, self.num_steps)
+        params = initial_parameters(
+            self.problem, self.hyper, self.key, self.optimizer, self.num_steps, self.course.seeds
+        )
+        units = {
+            name: jax.tree.structure(self.shapes).unflatten([jnp.asarray(2.0**column) for column in columns])
+            for name, columns in self.exponents.items()
+        }
+        return fixed_rest(self.optimizer, params, units, self.course.seeds)
 
     def _program(self) -> Any:
         """What decides the compiled programs."""
         arguments = (self.shapes, self.hyper, self.problem)
         avals = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
-        return self.optimizer, jax.tree.structure(arguments), avals, jax.default_backend()
+        return self.optimizer, jax.tree.structure(arguments), avals, jax.default_backend(), self.course.seeds
+
+    def _probed_exponents(self) -> dict[str, list[np.ndarray]]:
+        """{field: for each group the exponent of its unit, [] or [S]}, with head room over a short run in floats."""
+        params = initial_parameters(
+            self.problem, self.hyper, self.key, self.optimizer, self.num_steps, self.course.seeds
+        )
+        largest = np.asarray(
+            float_magnitudes(
+                self.optimizer,
+                self.gradient,
+                self.course.schedule,
+                self.key,
+                params,
+                min(_SCALE_STEPS, self.num_steps),
+                self.course.seeds,
+            )
+        )
+        fields = anatomy(self.optimizer).fields
+        exponents = {"position": [np.full(largest.shape[:-2], -FRACTION_BITS)] * largest.shape[-1]}
+        for index, name in enumerate(fields[1:], start=1):
+            exponents[name] = [unit_exponent(largest[..., index, group]) for group in range(largest.shape[-1])]
+        return exponents
 
     def parameters(self, state: State) -> Params:
         """Elementary parameters of a fixed-point state, in compute precision."""
-        return real_parameters(state, Static(self.dtypes))
+        return real_parameters(state, Static(self.course.dtypes), self.course.seeds)
 
-    def plan(self, num_steps: int | None = None) -> Plan:
-        """Spill plan of the run, or of its first steps."""
-        return plan_for(self.optimizer, self.schedule, self.shapes, num_steps or self.num_steps)
+    def forward(
+        self, plan: Plan, new_store: Callable[[], Store] = HostStore, initial: State | None = None
+    ) -> Trajectory:
+        """Train along `plan`, from the start unless `initial` (consumed) is given. Raises FixedPointOverflow."""
+        if initial is not None:
+            return self._forward(plan, initial, new_store())
+        return self._twice(lambda: self._forward(plan, self.initial(), new_store()))
 
-    def forward(self, plan: Plan) -> Trajectory:
-        """Train along `plan`. Raises FixedPointOverflow."""
+    def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None]) -> State:
+        """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
+
+        Returns:
+            The state after the last. Buffers are empty at the start of each plan.
+        """
+
+        def train() -> State:
+            state = self.initial()
+            for plan in plans:
+                for number in jax.tree.leaves(state, is_leaf=is_number):
+                    push(jnp.copy(number.integers))
+                state = without_buffers(self._forward(plan, state, NoStore()).state)
+            return state
+
+        return self._twice(train)
+
+    def _twice(self, train: Callable[[], Any]) -> Any:
+        """Train; a memory field (not the position) that leaves its range gets a coarser unit, and training starts over,
+        once.
+        """
         try:
-            return forward(
-                self.optimizer,
-                self.gradient,
-                self.schedule,
-                self.initial(),
-                plan,
-                dtypes=self.dtypes,
-                pace=self.habits.forward,
-                interrupt=self.interrupt,
-            )
+            return train()
+        except LeftRange as left:
+            if not self._coarsen(left.largest):
+                self.locate_overflow()
+                raise
+        try:
+            return train()
         except LeftRange:
             self.locate_overflow()
             raise
 
+    def _forward(self, plan: Plan, initial: State, store: Store) -> Trajectory:
+        try:
+            return forward(
+                self.course, self.gradient, initial, plan, store=store, conduct=self.conduct(self.habits.forward)
+            )
+        except BaseException:
+            store.close()
+            raise
+
+    def conduct(self, pace: Pace) -> Conduct:
+        """How a trajectory is run."""
+        return Conduct(pace, self.interrupt)
+
+    def _coarsen(self, largest: np.ndarray) -> bool:
+        """Give what left the range a coarser unit; whether that could help."""
+        if not np.isfinite(largest).all() or (largest[..., 0, :] >= OVERFLOW).any():
+            return False
+        for index, name in enumerate(anatomy(self.optimizer).fields):
+            for group, column in enumerate(self.exponents[name]):
+                left = largest[..., index, group] >= OVERFLOW
+                self.exponents[name][group] = column + np.where(left, _COARSER_BITS, 0)
+        return True
+
     def locate_overflow(self) -> None:
         """Raise FixedPointOverflow if training leaves the fixed-point range at any step."""
-        locate_overflow(
-            self.optimizer,
-            self.gradient,
-            self.schedule,
-            self.initial(),
-            self.num_steps,
-            dtypes=self.dtypes,
-            names=group_names(self.shapes),
-            interrupt=self.interrupt,
-        )
+        keys = [self.key] if self.key.ndim == 0 else list(self.key)
+        for number, key in enumerate(keys):
+            exponents = {
+                name: [column if column.ndim == 0 else column[number] for column in columns]
+                for name, columns in self.exponents.items()
+            }
+            alone = copy(self)
+            alone.key, alone.exponents = key, exponents
+            alone.course = self.course._replace(key=key, seeds=ONE)
+            locate_overflow(
+                alone.course,
+                self.gradient,
+                alone.initial(),
+                self.num_steps,
+                names=group_names(self.shapes),
+                conduct=Conduct(interrupt=self.interrupt),
+            )
+
+
+def unit_exponent(largest: np.ndarray) -> np.ndarray:
+    """Exponent of the unit for numbers that reached `largest` in the probe.
+
+    Small numbers get a finer unit than weights have, large ones a coarser, and those in between the same.
+    """
+    known = np.isfinite(largest) & (largest > 0)
+    fits = np.ceil(np.log2(np.where(known, largest, 1.0))) - 52
+    exponent = np.minimum(fits + _HEADROOM_BITS, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
+    return np.where(known, np.clip(exponent, -200, 100), -FRACTION_BITS).astype(int)
+
+
+@partial(jax.jit, static_argnames=("optimizer", "num_steps"))
+def _prepared(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedule:
+    return prepare(schedule, optimizer, num_steps)
 
 
 def train(
@@ -132,4 +272,4 @@ def train(
         FixedPointOverflow: training diverged.
     """
     run = Run(problem, jax.tree.map(jnp.asarray, hyper), optimizer, num_steps, key, interrupt)
-    return run.parameters(run.forward(run.plan()).state)
+    return run.parameters(run.forward_only([run.plan()], lambda _: None))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from core.engines.certificate import Certificate
+from core.engines.engine import OneByOne, autodiff_certificate
 from core.engines.floating import check_range, dynamics
 from core.engines.inner import begin
 from core.engines.problem import Hyper, Params, Problem, group_names
@@ -23,8 +23,11 @@ from core.reversal.schedule import check
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class Unrolled(OneByOne):
     """See `unrolled`."""
+
+    name: ClassVar[str] = "unrolled"
+    exact_for: ClassVar[str] = "every hyperparameter, up to the rounding of floats; nothing is proven"
 
     def __call__(
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
@@ -34,7 +37,7 @@ class Unrolled:
         check(schedule, optimizer)
         (value, (params, largest)), gradient = _value_and_gradient(problem, hyper, key, optimizer, num_steps)
         check_range(largest, group_names(params))
-        return Hypergradient(value, gradient, params, Certificate(False, "unrolled", "autodiff", None, None, None))
+        return Hypergradient(value, gradient, params, autodiff_certificate(self))
 
 
 def unrolled() -> Unrolled:

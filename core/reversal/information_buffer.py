@@ -7,7 +7,7 @@ so the plan of spills is static: spills fall between segments, and no element of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from core.reversal.lifting import FORGETTING, OVERFLOW
 SPILL_BITS = 32
 _WORTH_SPILLING = 2.0 ** (SPILL_BITS + 6)  # below this a spill would store leading zeros
 _GROWTH_WINDOW = 1 << 14  # steps looked ahead at a time
+_TAPE_BYTES = 1 << 26  # of values stored whole, kept on the device until a segment ends
+_TAPE_STEPS = 1 << 12
+_NUMBER_BITS = 53  # no number can lose more
 _MAX_GROWTH_BITS = 60  # a buffer of at most 52 bits is full before it has grown by this much
 
 
@@ -29,12 +32,20 @@ class Place(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Steps [start, stop) that run without touching the host, and what is stored on the host before them."""
+    """Steps [start, stop) that run without touching the host, and what is stored on the host for them."""
 
     start: int
     stop: int
-    spills: tuple[Place, ...]  # low bits of these buffers
-    forgets: tuple[Place, ...]  # these fields whole: the segment is one step that decays them to (almost) nothing
+    spills: tuple[Place, ...]  # low bits of these buffers, before the first step
+    forgets: tuple[Place, ...]  # these fields whole, before each step: it decays them to (almost) nothing
+
+
+class Factors(NamedTuple):
+    """What is known of a trajectory's decay factors K before it runs; each {field: [T, groups]}."""
+
+    smallest: dict[str, np.ndarray]  # K of the element that decays most
+    bits: dict[str, np.ndarray]  # mean of log2(1/K) over the group's elements
+    num_steps: int
 
 
 @dataclass(frozen=True)
@@ -42,49 +53,67 @@ class Plan:
     """Spill plan of a trajectory, with the information-theoretic bound on what it must store."""
 
     segments: tuple[Segment, ...]
-    bound_bits: float  # sum over parameters and steps of log2(1/K)
+    bound_bits: float  # sum over numbers and steps of log2(1/K)
+    sizes: tuple[int, ...]  # elements in each group
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes that the host will hold in the end, at most."""
+        low_bits = sum(self.sizes[place.group] for segment in self.segments for place in segment.spills)
+        whole = sum(
+            self.sizes[place.group] * (segment.stop - segment.start)
+            for segment in self.segments
+            for place in segment.forgets
+        )
+        return SPILL_BITS // 8 * low_bits + 8 * whole
 
 
-def plan_spills(
-    smallest: dict[str, np.ndarray], mean_bits: dict[str, np.ndarray], sizes: list[int], num_steps: int
-) -> Plan:
-    """Plan the spills of a trajectory by interval arithmetic.
+def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | None = None) -> Plan:
+    """Plan the spills of steps [start, stop) by interval arithmetic, from empty buffers on.
 
     Args:
-        smallest: {field: [T, groups]}, each step's smallest decay factor K in a group.
-        mean_bits: {field: [T, groups]}, each step's mean of log2(1/K) over the group's elements.
+        factors: of the whole trajectory.
         sizes: elements in each group.
-        num_steps: T.
+        start: first step.
+        stop: after the last step; the end unless given.
     """
-    bound = sum(float((bits.sum(axis=0) * sizes).sum()) for bits in mean_bits.values())
-    places = [Place(field, group) for field in smallest for group in range(len(sizes))]
-    factors = np.concatenate(list(smallest.values()), axis=1)
-    forgets = factors < FORGETTING
-    growth = np.where(forgets, 1.0, 1 / np.where(forgets, 1.0, factors))
+    fields = list(factors.smallest)
+    places = [Place(field, group) for field in fields for group in range(len(sizes))]
+    nothing = np.empty((len(range(factors.num_steps)[start:stop]), 0))
+    smallest = np.concatenate([nothing, *(factors.smallest[field][start:stop] for field in fields)], axis=1)
+    bits = np.concatenate([nothing, *(factors.bits[field][start:stop] for field in fields)], axis=1)
+    forgets = smallest < FORGETTING
+    bits = np.where(np.isfinite(bits), np.minimum(bits, _NUMBER_BITS), _NUMBER_BITS)
+    if start == 0:
+        bits = np.where((np.arange(len(bits)) == 0)[:, None] & forgets, 0.0, bits)  # memory at rest holds nothing
+    bound = float((bits.sum(axis=0) * np.tile(sizes, len(fields))).sum())
+    growth = np.where(forgets, 1.0, 1 / np.where(forgets, 1.0, smallest))
     # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second
     slack = np.where(forgets, 0.0, growth + 2)
-    forgetful = np.flatnonzero(forgets.any(axis=1))
+    changes = np.flatnonzero((forgets[1:] != forgets[:-1]).any(axis=1)) + 1
 
     segments: list[Segment] = []
-    magnitudes = np.zeros(len(places))  # upper bound of |buffer| at `start`, one for each place
-    start = 0
-    while start < num_steps:
-        spills: list[Place] = []
-        full = magnitudes * growth[start] + slack[start] > OVERFLOW
-        if full.any():
-            chosen = full | (magnitudes >= _WORTH_SPILLING)
-            magnitudes = np.where(chosen, magnitudes * 2.0**-SPILL_BITS + 1, magnitudes)
-            spills = [place for place, choose in zip(places, chosen, strict=True) if choose]
-        next_forgetful = np.searchsorted(forgetful, start)
-        end = int(forgetful[next_forgetful]) if next_forgetful < len(forgetful) else num_steps
-        forgotten: list[Place] = []
-        if end == start:
-            end = start + 1
-            forgotten = [place for place, forget in zip(places, forgets[start], strict=True) if forget]
-        stop, magnitudes = _grow(magnitudes, growth[start:end], slack[start:end])
-        segments.append(Segment(start, start + stop, tuple(spills), tuple(forgotten)))
-        start += stop
-    return Plan(tuple(segments), bound)
+    magnitudes = np.zeros(len(places))  # upper bound of |buffer| at `at`, one for each place
+    at, num_steps = 0, len(smallest)
+    while at < num_steps:
+        full = magnitudes * growth[at] + slack[at] > OVERFLOW
+        chosen = full | (full.any() & (magnitudes >= _WORTH_SPILLING))
+        magnitudes = np.where(chosen, magnitudes * 2.0**-SPILL_BITS + 1, magnitudes)
+        next_change = np.searchsorted(changes, at, side="right")
+        end = int(changes[next_change]) if next_change < len(changes) else num_steps
+        forgotten = [place for place, forget in zip(places, forgets[at], strict=True) if forget]
+        if forgotten:
+            end = min(end, at + tape_steps(sum(sizes[place.group] for place in forgotten)))
+        steps, magnitudes = _grow(magnitudes, growth[at:end], slack[at:end])
+        spills = tuple(place for place, choose in zip(places, chosen, strict=True) if choose)
+        segments.append(Segment(start + at, start + at + steps, spills, tuple(forgotten)))
+        at += steps
+    return Plan(tuple(segments), bound, tuple(sizes))
+
+
+def tape_steps(numbers: int) -> int:
+    """Steps for which `numbers` values, stored whole in each, are kept on the device."""
+    return max(1, min(_TAPE_STEPS, _TAPE_BYTES // (8 * max(numbers, 1))))
 
 
 def _grow(magnitudes: np.ndarray, growth: np.ndarray, slack: np.ndarray) -> tuple[int, np.ndarray]:
@@ -94,34 +123,11 @@ def _grow(magnitudes: np.ndarray, growth: np.ndarray, slack: np.ndarray) -> tupl
     """
     window = _GROWTH_WINDOW
     grown = np.cumsum(np.log2(growth[:window]), axis=0)
-    steps = max(1, int((grown.max(axis=1) < _MAX_GROWTH_BITS).sum()))
+    steps = max(1, int((grown.max(axis=1, initial=0.0) < _MAX_GROWTH_BITS).sum()))
     factor = np.exp2(grown[:steps]) * (1 + 1e-9)  # a hair above what rounding could have made of it
     bounds = factor * (magnitudes + np.cumsum(slack[:steps] / np.exp2(grown[:steps]), axis=0))
-    steps = max(1, int((bounds.max(axis=1) <= OVERFLOW).cumprod().sum()))
+    steps = max(1, int((bounds.max(axis=1, initial=0.0) <= OVERFLOW).cumprod().sum()))
     return steps, bounds[steps - 1]
-
-
-class HostStore:
-    """A stack of arrays in host memory. Copies are started at once and awaited when the next array comes."""
-
-    def __init__(self) -> None:
-        self._arrays: list[jax.Array | np.ndarray] = []
-        self.bits = 0
-
-    def push(self, array: jax.Array) -> None:
-        """Start copying `array` off the device."""
-        array.copy_to_host_async()
-        if self._arrays:
-            self._arrays[-1] = np.asarray(self._arrays[-1])
-        self._arrays.append(array)
-        self.bits += array.size * array.dtype.itemsize * 8
-
-    def pop(self) -> jax.Array | np.ndarray:
-        """The array pushed last."""
-        return self._arrays.pop()
-
-    def __len__(self) -> int:
-        return len(self._arrays)
 
 
 @jax.jit
@@ -138,11 +144,31 @@ def unspill(high: jax.Array, low: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def bits_in_use(buffers: Any) -> jax.Array:
+def bits_in_use(buffers: list[jax.Array]) -> jax.Array:
     """Bits that information buffers still hold: each group's largest element, sign included, times its size."""
 
     def bits(buffer: jax.Array) -> jax.Array:
         largest = jnp.max(jnp.abs(buffer), initial=0.0)
         return jnp.where(largest > 0, jnp.ceil(jnp.log2(largest + 1)) + 1, 0) * buffer.size
 
-    return sum(map(bits, jax.tree.leaves(buffers)), jnp.zeros(()))
+    return sum(map(bits, buffers), jnp.zeros(()))
+
+
+def narrowed(integers: jax.Array) -> jax.Array:
+    """Integers in the narrowest type that holds them; none at all where every one is zero."""
+    largest = float(_largest(integers))
+    if largest == 0:
+        return jnp.zeros((0,), jnp.int8)
+    return integers.astype(
+        next(kind for kind in ("int8", "int16", "int32", "int64") if largest <= np.iinfo(kind).max)
+    )
+
+
+def widened(stored: jax.Array | np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    """Inverse of `narrowed`."""
+    return jnp.asarray(stored).astype(jnp.float64) if stored.size else jnp.zeros(shape)
+
+
+@jax.jit
+def _largest(integers: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(integers), initial=0.0)

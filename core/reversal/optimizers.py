@@ -1,62 +1,74 @@
-"""Optimizers that can be undone. `update` is the mathematics in real numbers; `step` and `unstep` are the same
-recurrence on fixed-point numbers, as a mirrored pair that loses nothing.
+"""Optimizers that can be undone, each written for one group as a mirrored pair of `step` and `unstep`.
 
-A state is a NamedTuple: `position` (w), the optimizer's memory, and `buffers`, a dict that gives each decayed
-field (by name) its information buffers. In real states `buffers` is empty.
+`docs/how-to/write-an-optimizer.md` tells how to add one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from core.reversal.lifting import decay, to_fixed, undecay
+from core.reversal.moves import Number, add, decay, product, real, root, subtract, undecay
 
+Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # pytree of arrays; its leaves are the groups
-State: TypeAlias = Any  # NamedTuple with fields position, …, buffers
-Hypers: TypeAlias = dict[str, Params]  # one step's hyperparameters by name: scalars or arrays, a leaf per group
+State: TypeAlias = Any  # NamedTuple whose first field is `position` (w); the others are the optimizer's memory
+Hypers: TypeAlias = dict[
+    str, Array
+]  # one step's hyperparameters of one group, by name: scalars, or like the group
+Rows: TypeAlias = dict[str, Array]  # {name: [T, groups]}
+Unstep: TypeAlias = Generator[Number, Array, State]
+
+
+class Range(NamedTuple):
+    """Values a hyperparameter may take: low ≤ value < high; and the one it has when a schedule leaves it out."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    default: float | None = None
+
+
+def as_given(rows: Rows) -> Rows:
+    return rows
 
 
 class Optimizer(NamedTuple):
-    """A reversible optimizer, as functions.
+    """A reversible optimizer, as functions of one group (a leaf of the parameters).
 
     Attributes:
-        hyperparameters: names that its schedule must give, with the interval [low, high) each must lie in.
-        init: initial parameters → state at rest. Works on real and on fixed-point parameters alike.
-        update: (state, gradient, hypers) → state, in real numbers; must be differentiable in all three.
-        step: (state, gradient, hypers) → state, on fixed-point states; agrees with `update` up to rounding.
-        unstep: (state, gradient_at, hypers) → state, the exact inverse of `step`. It recovers the position first
-            and calls `gradient_at(position)` once for the gradient that `step` was given.
-        decays: hypers → {field: factors}, the factor by which `step` decays each buffered field.
+        name: for messages and certificates.
+        hyperparameters: what its schedule gives, with the values each may take.
+        init: initial weights → state. A NamedTuple; its first field, `position`, holds the weights.
+        step: (state, gradient, hypers) → state, in the moves of `core.reversal.moves`.
+        unstep: (state, hypers) → state before the step: `step`'s moves undone, from last to first. A generator: once
+            the position is recovered it says `gradient = yield position`.
+        prepare: schedule rows → the rows that `step` reads; differentiable. For hyperparameters that act through their
+            history, like the β of Adam's bias correction. Rows it changes must be given per step or group.
     """
 
-    hyperparameters: dict[str, tuple[float, float]]
-    init: Callable[[Params], State]
-    update: Callable[[State, Params, Hypers], State]
-    step: Callable[[State, Params, Hypers], State]
-    unstep: Callable[[State, Callable[[Params], Params], Hypers], State]
-    decays: Callable[[Hypers], dict[str, Params]]
+    name: str
+    hyperparameters: dict[str, Range]
+    init: Callable[[Array], State]
+    step: Callable[[State, Array, Hypers], State]
+    unstep: Callable[[State, Hypers], Unstep]
+    prepare: Callable[[Rows], Rows] = as_given
 
     def __hash__(self) -> int:
-        return hash(self[1:])
+        return hash((self.name, self.init, self.step, self.unstep, self.prepare))
 
 
-@partial(jax.jit, static_argnames="optimizer")
-def at_rest(optimizer: Optimizer, params: Params) -> State:
-    """The fixed-point state that training starts from."""
-    return optimizer.init(jax.tree.map(to_fixed, params))
+class Momentum(NamedTuple):
+    """State of `sgd` and `heavy_ball`."""
+
+    position: Number  # w
+    velocity: Number  # v
 
 
-class MomentumState(NamedTuple):
-    """State of `sgd`."""
-
-    position: Params  # w
-    velocity: Params  # v, same unit
-    buffers: dict[str, Params]  # {"velocity": bits shed by the momentum decay}
+def _at_rest(weights: Array) -> Momentum:
+    return Momentum(weights, jnp.zeros_like(weights))
 
 
 def sgd() -> Optimizer:
@@ -67,57 +79,236 @@ def sgd() -> Optimizer:
 
     Schedule: `step_size` α, `momentum` γ in [0, 1).
     """
-    return Optimizer(
-        hyperparameters={"step_size": (-float("inf"), float("inf")), "momentum": (0.0, 1.0)},
-        init=_momentum_init,
-        update=_sgd_update,
-        step=_sgd_step,
-        unstep=_sgd_unstep,
-        decays=_momentum_decays,
+    ranges = {"step_size": Range(), "momentum": Range(0.0, 1.0)}
+    return Optimizer("sgd", ranges, _at_rest, _sgd_step, _sgd_unstep)
+
+
+def _sgd_step(state: Momentum, gradient: Array, hypers: Hypers) -> Momentum:
+    velocity = decay(state.velocity, hypers["momentum"])
+    velocity = subtract(velocity, (1 - hypers["momentum"]) * gradient)
+    position = add(state.position, hypers["step_size"] * real(velocity))
+    return Momentum(position, velocity)
+
+
+def _sgd_unstep(state: Momentum, hypers: Hypers) -> Unstep:
+    position = subtract(state.position, hypers["step_size"] * real(state.velocity))
+    gradient = yield position
+    velocity = add(state.velocity, (1 - hypers["momentum"]) * gradient)
+    velocity = undecay(velocity, hypers["momentum"])
+    return Momentum(position, velocity)
+
+
+def heavy_ball() -> Optimizer:
+    """SGD with classic momentum (Polyak 1964; PyTorch's `SGD(momentum=γ)`).
+
+        v ← γ v + g
+        w ← w − α v
+
+    Schedule: `step_size` α, `momentum` γ in [0, 1).
+    """
+    ranges = {"step_size": Range(), "momentum": Range(0.0, 1.0)}
+    return Optimizer("heavy_ball", ranges, _at_rest, _heavy_ball_step, _heavy_ball_unstep)
+
+
+def _heavy_ball_step(state: Momentum, gradient: Array, hypers: Hypers) -> Momentum:
+    velocity = add(decay(state.velocity, hypers["momentum"]), gradient)
+    position = subtract(state.position, hypers["step_size"] * real(velocity))
+    return Momentum(position, velocity)
+
+
+def _heavy_ball_unstep(state: Momentum, hypers: Hypers) -> Unstep:
+    position = add(state.position, hypers["step_size"] * real(state.velocity))
+    gradient = yield position
+    velocity = undecay(subtract(state.velocity, gradient), hypers["momentum"])
+    return Momentum(position, velocity)
+
+
+class Lookahead(NamedTuple):
+    """State of `nesterov`."""
+
+    position: Number  # w
+    velocity: Number  # v
+    last_gradient: Number  # g
+
+
+def nesterov() -> Optimizer:
+    """Nesterov's accelerated gradient, with the position at the lookahead point (PyTorch's `SGD(nesterov=True)`).
+
+        v ← γ v + g
+        w ← w − α (g + γ v)
+
+    Schedule: `step_size` α, `momentum` γ in [0, 1).
+
+    The position moves by the gradient itself, and w ← w − α g(w) has no explicit inverse. So the last gradient is part
+    of the state, forgotten whole in every step: 64 stored bits per weight and step more than the decay of v.
+    """
+    ranges = {"step_size": Range(), "momentum": Range(0.0, 1.0)}
+    return Optimizer("nesterov", ranges, _lookahead_at_rest, _nesterov_step, _nesterov_unstep)
+
+
+def _lookahead_at_rest(weights: Array) -> Lookahead:
+    return Lookahead(weights, jnp.zeros_like(weights), jnp.zeros_like(weights))
+
+
+def _nesterov_step(state: Lookahead, gradient: Array, hypers: Hypers) -> Lookahead:
+    step_size, momentum = hypers["step_size"], hypers["momentum"]
+    velocity = add(decay(state.velocity, momentum), gradient)
+    last = add(decay(state.last_gradient, jnp.zeros_like(momentum)), gradient)
+    position = subtract(state.position, step_size * real(last))
+    position = subtract(position, step_size * momentum * real(velocity))
+    return Lookahead(position, velocity, last)
+
+
+def _nesterov_unstep(state: Lookahead, hypers: Hypers) -> Unstep:
+    step_size, momentum = hypers["step_size"], hypers["momentum"]
+    position = add(state.position, step_size * momentum * real(state.velocity))
+    position = add(position, step_size * real(state.last_gradient))
+    gradient = yield position
+    last = undecay(subtract(state.last_gradient, gradient), jnp.zeros_like(momentum))
+    velocity = undecay(subtract(state.velocity, gradient), momentum)
+    return Lookahead(position, velocity, last)
+
+
+class Scaled(NamedTuple):
+    """State of `rmsprop`, `adam` and `adamw`."""
+
+    position: Number  # w
+    moment: Number  # m, first moment or momentum
+    square: Number  # ν, second moment
+
+
+def _scaled_at_rest(weights: Array) -> Scaled:
+    return Scaled(weights, jnp.zeros_like(weights), jnp.zeros_like(weights))
+
+
+_EPSILON = Range(0.0, float("inf"), default=1e-8)
+
+
+def rmsprop() -> Optimizer:
+    """RMSprop with momentum (Tieleman & Hinton 2012; PyTorch's `RMSprop(momentum=γ)`).
+
+        ν ← β ν + (1 − β) g²
+        m ← γ m + g / (√ν + ε)
+        w ← w − α m
+
+    Schedule: `step_size` α; `decay` β in [0, 1), 0.99 unless given; `momentum` γ in [0, 1), 0.9 unless given;
+    `epsilon` ε ≥ 0, 1e-8 unless given. With γ = 0 the position moves by the gradient itself, which costs 64 stored
+    bits per weight and step (see `nesterov`).
+    """
+    ranges = {
+        "step_size": Range(),
+        "decay": Range(0.0, 1.0, 0.99),
+        "momentum": Range(0.0, 1.0, 0.9),
+        "epsilon": _EPSILON,
+    }
+    return Optimizer("rmsprop", ranges, _scaled_at_rest, _rmsprop_step, _rmsprop_unstep)
+
+
+def _rmsprop_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:
+    square = add(decay(state.square, hypers["decay"]), (1 - hypers["decay"]) * (gradient * gradient))
+    moment = add(decay(state.moment, hypers["momentum"]), gradient / (root(real(square)) + hypers["epsilon"]))
+    position = subtract(state.position, hypers["step_size"] * real(moment))
+    return Scaled(position, moment, square)
+
+
+def _rmsprop_unstep(state: Scaled, hypers: Hypers) -> Unstep:
+    position = add(state.position, hypers["step_size"] * real(state.moment))
+    gradient = yield position
+    moment = subtract(state.moment, gradient / (root(real(state.square)) + hypers["epsilon"]))
+    moment = undecay(moment, hypers["momentum"])
+    square = undecay(
+        subtract(state.square, (1 - hypers["decay"]) * (gradient * gradient)),
+        hypers["decay"],
     )
+    return Scaled(position, moment, square)
 
 
-def _momentum_init(params: Params) -> MomentumState:
-    return MomentumState(
-        params, jax.tree.map(jnp.zeros_like, params), {"velocity": jax.tree.map(jnp.zeros_like, params)}
-    )
+_ADAM_RANGES = {
+    "step_size": Range(),
+    "b1": Range(0.0, 1.0, 0.9),
+    "b2": Range(0.0, 1.0, 0.999),
+    "epsilon": _EPSILON,
+}
 
 
-def _momentum_decays(hypers: Hypers) -> dict[str, Params]:
-    return {"velocity": hypers["momentum"]}
+def adam() -> Optimizer:
+    """Adam (Kingma & Ba 2015), exactly as published, bias correction included.
+
+        m ← β1 m + (1 − β1) g ;     m̂ = m / (1 − Πβ1)
+        ν ← β2 ν + (1 − β2) g² ;    ν̂ = ν / (1 − Πβ2)
+        w ← w − α m̂ / (√ν̂ + ε)
+
+    Schedule: `step_size` α; `b1`, `b2` in [0, 1), 0.9 and 0.999 unless given, as scalars, per step or per group (their
+    products run over the steps); `epsilon` ε ≥ 0, 1e-8 unless given.
+
+    The state holds m̂ and ν̂ themselves: they are averages with the decay K = β n / n', n = 1 − Πβ before and n' after
+    the step. So the correction costs nothing, and early moments have their full precision.
+    """
+    return Optimizer("adam", _ADAM_RANGES, _scaled_at_rest, _adam_step, _adam_unstep, _corrected)
 
 
-def _sgd_update(state: MomentumState, gradient: Params, hypers: Hypers) -> MomentumState:
-    velocity = jax.tree.map(lambda v, g, m: m * v - (1 - m) * g, state.velocity, gradient, hypers["momentum"])
-    position = jax.tree.map(lambda w, v, a: w + a * v, state.position, velocity, hypers["step_size"])
-    return MomentumState(position, velocity, {})
+def _corrected(rows: Rows) -> Rows:
+    """β1 and β2 as the decays of the bias-corrected moments."""
+    return rows | {name: _corrected_decay(rows[name]) for name in ("b1", "b2")}
 
 
-def _sgd_step(state: MomentumState, gradient: Params, hypers: Hypers) -> MomentumState:
-    velocity, buffer = _map2(decay, state.velocity, state.buffers["velocity"], hypers["momentum"])
-    velocity = jax.tree.map(lambda v, g, m: v - _gain(g, m), velocity, gradient, hypers["momentum"])
-    position = jax.tree.map(lambda w, v, a: w + jnp.round(a * v), state.position, velocity, hypers["step_size"])
-    return MomentumState(position, velocity, {"velocity": buffer})
+def _corrected_decay(decays: Array) -> Array:
+    after = 1 - jnp.cumprod(decays, axis=0)
+    before = jnp.concatenate([jnp.zeros_like(after[:1]), after[:-1]])
+    return decays * before / after
 
 
-def _sgd_unstep(state: MomentumState, gradient_at: Callable[[Params], Params], hypers: Hypers) -> MomentumState:
-    position = jax.tree.map(
-        lambda w, v, a: w - jnp.round(a * v), state.position, state.velocity, hypers["step_size"]
-    )
-    gradient = gradient_at(position)
-    velocity = jax.tree.map(lambda v, g, m: v + _gain(g, m), state.velocity, gradient, hypers["momentum"])
-    velocity, buffer = _map2(undecay, velocity, state.buffers["velocity"], hypers["momentum"])
-    return MomentumState(position, velocity, {"velocity": buffer})
+def _adam_moments(state: Scaled, gradient: Array, hypers: Hypers) -> tuple[Number, Number]:
+    moment = add(decay(state.moment, hypers["b1"]), (1 - hypers["b1"]) * gradient)
+    square = add(decay(state.square, hypers["b2"]), (1 - hypers["b2"]) * (gradient * gradient))
+    return moment, square
 
 
-def _gain(gradient: jax.Array, momentum: jax.Array) -> jax.Array:
-    """(1 − γ) g in fixed point."""
-    return to_fixed((1 - momentum) * gradient.astype(jnp.float64))
+def _adam_moments_before(state: Scaled, gradient: Array, hypers: Hypers) -> tuple[Number, Number]:
+    square = subtract(state.square, (1 - hypers["b2"]) * (gradient * gradient))
+    moment = subtract(state.moment, (1 - hypers["b1"]) * gradient)
+    return undecay(moment, hypers["b1"]), undecay(square, hypers["b2"])
 
 
-def _map2(function: Callable[..., tuple[Any, Any]], tree: Params, *rest: Params) -> tuple[Params, Params]:
-    """`jax.tree.map` of a function with two results, as two trees."""
-    leaves, treedef = jax.tree.flatten(tree)
-    pairs = [function(*group) for group in zip(leaves, *map(jax.tree.leaves, rest), strict=True)]
-    firsts, seconds = zip(*pairs, strict=True)
-    return treedef.unflatten(firsts), treedef.unflatten(seconds)
+def _adam_move(moment: Number, square: Number, hypers: Hypers) -> Array:
+    return hypers["step_size"] * real(moment) / (root(real(square)) + hypers["epsilon"])
+
+
+def _adam_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:
+    moment, square = _adam_moments(state, gradient, hypers)
+    return Scaled(subtract(state.position, _adam_move(moment, square, hypers)), moment, square)
+
+
+def _adam_unstep(state: Scaled, hypers: Hypers) -> Unstep:
+    position = add(state.position, _adam_move(state.moment, state.square, hypers))
+    gradient = yield position
+    return Scaled(position, *_adam_moments_before(state, gradient, hypers))
+
+
+def adamw() -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019; PyTorch's convention): before Adam's move,
+
+        w ← (1 − α λ) w
+
+    Schedule: that of `adam`, and `weight_decay` λ ≥ 0, 0.01 unless given; α λ must lie in [0, 1]. The weights have an
+    information buffer of their own.
+    """
+    ranges = _ADAM_RANGES | {"weight_decay": Range(0.0, float("inf"), 0.01)}
+    return Optimizer("adamw", ranges, _scaled_at_rest, _adamw_step, _adamw_unstep, _corrected)
+
+
+def _shrinkage(hypers: Hypers) -> Array:
+    return 1 - product(hypers["step_size"], hypers["weight_decay"])
+
+
+def _adamw_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:
+    moment, square = _adam_moments(state, gradient, hypers)
+    position = decay(state.position, _shrinkage(hypers))
+    return Scaled(subtract(position, _adam_move(moment, square, hypers)), moment, square)
+
+
+def _adamw_unstep(state: Scaled, hypers: Hypers) -> Unstep:
+    position = add(state.position, _adam_move(state.moment, state.square, hypers))
+    position = undecay(position, _shrinkage(hypers))
+    gradient = yield position
+    return Scaled(position, *_adam_moments_before(state, gradient, hypers))

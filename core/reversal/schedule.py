@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import InvalidProblem
-from core.reversal.optimizers import Hypers, Optimizer, Params
+from core.reversal.optimizers import Optimizer, Params, as_given
+from core.reversal.stepping import TreeHypers
 
 
 class Schedule(NamedTuple):
@@ -35,7 +36,7 @@ class Schedule(NamedTuple):
         return self._replace(rows=rows)
 
 
-def hypers_of(row: dict[str, jax.Array], weights: dict[str, Params], treedef: Any) -> Hypers:
+def hypers_of(row: dict[str, jax.Array], weights: dict[str, Params], treedef: Any) -> TreeHypers:
     """One step's hyperparameters as pytrees like the parameters."""
     return {name: treedef.unflatten(list(values)) for name, values in row.items()} | weights
 
@@ -53,14 +54,18 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
     Raises:
         InvalidProblem: a name is missing or unknown, or a value has none of these shapes.
     """
-    if not isinstance(schedule, dict) or set(schedule) != set(optimizer.hyperparameters):
+    names = set(optimizer.hyperparameters)
+    needed = {name for name, values in optimizer.hyperparameters.items() if values.default is None}
+    if not isinstance(schedule, dict) or not needed <= set(schedule) <= names:
         given = sorted(schedule) if isinstance(schedule, dict) else type(schedule).__name__
+        optional = f", and if you like {sorted(names - needed)}" if names - needed else ""
         raise InvalidProblem(
-            f"schedule must return a dict with exactly {sorted(optimizer.hyperparameters)}, not {given}"
+            f"schedule must return a dict with exactly {sorted(needed)}{optional} for {optimizer.name}, not {given}"
         )
+    defaults = {name: values.default for name, values in optimizer.hyperparameters.items() if name not in schedule}
     groups = len(jax.tree.leaves(params))
     rows, weights = {}, {}
-    for name, value in schedule.items():
+    for name, value in (defaults | schedule).items():
         leaves = jax.tree.leaves(value)
         if len(leaves) == 1 and jax.tree.structure(value).num_nodes == 1:
             array = jnp.asarray(leaves[0], jnp.float64)
@@ -80,15 +85,48 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
     return Schedule(rows, weights)
 
 
+def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedule:
+    """What the optimizer's step reads, from what the user gave. Differentiable.
+
+    Raises:
+        InvalidProblem: a hyperparameter that acts through its history was given per weight.
+    """
+    rows = schedule.rows
+    if optimizer.prepare is not as_given:
+        rows = {name: jnp.broadcast_to(row, (num_steps, row.shape[1])) for name, row in rows.items()}
+    try:
+        changed = optimizer.prepare(rows)
+    except KeyError as missing:
+        raise InvalidProblem(
+            f"schedule {missing} of {optimizer.name} acts through its history; give a scalar, one value per "
+            "step, or one per step and group, not one per weight"
+        ) from None
+    # rows that prepare leaves alone keep their length: one row stands for all steps
+    kept = {name: schedule.rows[name] if row is rows[name] else row for name, row in changed.items()}
+    return schedule._replace(rows=kept)
+
+
 def check(schedule: Schedule, optimizer: Optimizer) -> None:
-    """Raise InvalidProblem where a value is not finite or outside its hyperparameter's interval."""
-    for name, (low, high) in optimizer.hyperparameters.items():
+    """Raise InvalidProblem where a value that the user gave is not finite or out of its range."""
+    for name, (low, high, _) in optimizer.hyperparameters.items():
         for leaf in jax.tree.leaves(schedule.rows.get(name, schedule.weights.get(name))):
-            values = np.asarray(leaf)
-            good = np.isfinite(values) & (values >= low) & (values < high)
-            if not good.all():
-                where = tuple(int(i) for i in np.argwhere(~good)[0])
+            good, where, value = jax.device_get(_first_bad(leaf, low, high))
+            if not good:
+                index = [int(i) for i in np.unravel_index(int(where), leaf.shape)]
                 raise InvalidProblem(
-                    f"schedule {name!r} is {values[where]} at {list(where)}; it must be finite"
-                    + ("" if np.isinf(low) else f" and in [{low:g}, {high:g})")
+                    f"schedule {name!r} is {value} at {index}; it must be finite"
+                    + (
+                        ""
+                        if np.isinf(low)
+                        else f" and at least {low:g}"
+                        if np.isinf(high)
+                        else f" and in [{low:g}, {high:g})"
+                    )
                 )
+
+
+@jax.jit
+def _first_bad(values: jax.Array, low: float, high: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    good = jnp.isfinite(values) & (values >= low) & (values < high)
+    where = jnp.argmin(good)
+    return jnp.all(good), where, jnp.ravel(values)[where]

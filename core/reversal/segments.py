@@ -12,16 +12,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from core.reversal.lifting import OVERFLOW, to_real
+from core.reversal.information_buffer import Place
+from core.reversal.lifting import LIMIT, OVERFLOW
+from core.reversal.moves import Fixed, is_number, to_float
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.schedule import Schedule, hypers_of
+from core.reversal.seeds import ONE, Seeds
+from core.reversal.stepping import TreeHypers, rest, step, unstep
 
-Gradient = Callable[[Params, jax.Array], Params]
-"""(params in compute dtype, step) → gradient. A `jax.tree_util.Partial`, so that arrays in it are arguments."""
+Gradient = Callable[[Params, jax.Array, jax.Array], Params]
+"""(params in compute dtype, step, key) → gradient. A `jax.tree_util.Partial`, so that arrays in it are arguments."""
 
-Observe = Callable[[Any, jax.Array, Params], tuple[Params, Callable[..., Any]]]
-"""(carry, step, params) → (gradient at params, follow); a `Partial`. The gradient must have the bits that the
+Observe = Callable[[Any, jax.Array, Params, jax.Array], tuple[Params, Callable[..., Any]]]
+"""(carry, step, params, key) → (gradient at params, follow); a `Partial`. The gradient must have the bits that the
 forward pass had. `follow(real state before the step, row, weights) → carry` is called once the step is undone."""
+
+Tape = dict[Place, jax.Array]
+"""Fields that a segment's steps forget: their integers before each step, [steps, ...]."""
 
 
 class Static:
@@ -42,20 +49,48 @@ class Static:
         return isinstance(other, Static) and (self._leaves, self._treedef) == (other._leaves, other._treedef)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
+@partial(
+    jax.jit, static_argnames=("optimizer", "dtypes", "seeds"), donate_argnames=("state", "tape"), keep_unused=True
+)
 def advance(
     optimizer: Optimizer,
     dtypes: Static,
     gradient: Gradient,
     schedule: Schedule,
+    key: jax.Array,
     state: State,
+    tape: Tape,
     start: int,
     stop: int,
-) -> tuple[State, jax.Array]:
-    """Take steps [start, stop). Returns the state, and whether it is in range at the end."""
-    step = partial(_step, optimizer, dtypes, gradient, schedule)
-    state = jax.lax.fori_loop(start, stop, lambda number, state: step(state, number), state)
-    return state, jnp.all(magnitudes(state) < OVERFLOW)
+    origin: int,
+    seeds: Seeds = ONE,
+) -> tuple[State, Tape, jax.Array]:
+    """Take steps [start, stop), noting on the tape, which begins at step `origin`, what they forget.
+
+    Returns:
+        The state, the tape, and the largest |integer| of each field and group at the end, [fields, groups].
+    """
+
+    def run(
+        gradient: Gradient, schedule: Schedule, key: jax.Array, state: State, tape: Tape, *steps: jax.Array
+    ) -> tuple[State, Tape, jax.Array]:
+        start, stop, origin = steps
+
+        def take(number: jax.Array, both: tuple[State, Tape]) -> tuple[State, Tape]:
+            state, tape = both
+            tape = {
+                place: jax.lax.dynamic_update_index_in_dim(
+                    values, number_at(state, place).integers, number - origin, 0
+                )
+                for place, values in tape.items()
+            }
+            return _take(optimizer, dtypes.tree, gradient, schedule, key, state, number), tape
+
+        state, tape = jax.lax.fori_loop(start, stop, take, (state, tape))
+        return state, tape, magnitudes(state)
+
+    axes = (None, None, 0, 0, 0, None, None, None)
+    return seeds.map(run, axes)(gradient, schedule, key, state, tape, start, stop, origin)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
@@ -64,6 +99,7 @@ def advance_checked(
     dtypes: Static,
     gradient: Gradient,
     schedule: Schedule,
+    key: jax.Array,
     state: State,
     start: int,
     stop: int,
@@ -71,13 +107,13 @@ def advance_checked(
     """Take steps [start, stop), or up to the first that leaves the range.
 
     Returns:
-        The state; the number of the step reached, below `stop` if it left the range; and each group's largest
-        |state| in that step.
+        The state; the number of the step reached, below `stop` if it left the range; and the largest |integer| of each
+        field and group in that step.
     """
 
     def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
         state, number, _ = carry
-        state = _step(optimizer, dtypes, gradient, schedule, state, number)
+        state = _take(optimizer, dtypes.tree, gradient, schedule, key, state, number)
         largest = magnitudes(state)
         return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest
 
@@ -85,59 +121,89 @@ def advance_checked(
         _, number, largest = carry
         return (number < stop) & jnp.all(largest < OVERFLOW)
 
-    groups = jax.tree.structure(state.position).num_leaves
-    return jax.lax.while_loop(goes_on, take, (state, jnp.asarray(start), jnp.zeros(groups)))
+    return jax.lax.while_loop(goes_on, take, (state, jnp.asarray(start), jnp.zeros(magnitudes(state).shape)))
 
 
-def _step(
+def _take(
     optimizer: Optimizer,
-    dtypes: Static,
+    dtypes: Params,
     gradient: Gradient,
     schedule: Schedule,
+    key: jax.Array,
     state: State,
     number: jax.Array,
 ) -> State:
     # barriers: the gradient must be compiled apart from its surroundings, here and in `rewind`, to have the same
     # bits in both; and without them XLA on CPU recomputes it inside every consumer
-    position = jax.lax.optimization_barrier(as_real(state.position, dtypes.tree))
-    grads = jax.lax.optimization_barrier(gradient(position, number))
-    hypers = hypers_of(schedule.row(number), schedule.weights, jax.tree.structure(state.position))
-    return optimizer.step(state, grads, hypers)
+    position = jax.lax.optimization_barrier(as_real(state.position, dtypes))
+    grads = jax.lax.optimization_barrier(gradient(position, number, key))
+    return step(optimizer, state, _exact(grads), _hypers(schedule, number, dtypes))
 
 
-@partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state", "carry"))
+@partial(
+    jax.jit,
+    static_argnames=("optimizer", "dtypes", "seeds"),
+    donate_argnames=("state", "carry"),
+    keep_unused=True,
+)
 def rewind(
     optimizer: Optimizer,
     dtypes: Static,
     observe: Observe,
     schedule: Schedule,
+    key: jax.Array,
     state: State,
     carry: Any,
+    tape: Tape,
     start: jax.Array,
     stop: jax.Array,
-    forgotten: dict[str, dict[int, jax.Array]],
+    origin: jax.Array,
+    seeds: Seeds = ONE,
 ) -> tuple[State, Any]:
-    """Undo steps [start, stop), the last one first. `forgotten` fields are restored from what was stored."""
-    treedef = jax.tree.structure(state.position)
+    """Undo steps [start, stop), the last one first. Forgotten fields are restored from the tape."""
 
-    def undo(iteration: jax.Array, both: tuple[State, Any]) -> tuple[State, Any]:
-        state, carry = both
-        step = stop - 1 - iteration
-        row = schedule.row(step)
-        follow: list[Callable[..., Any]] = []
+    def run(
+        observe: Observe,
+        schedule: Schedule,
+        key: jax.Array,
+        state: State,
+        carry: Any,
+        tape: Tape,
+        *steps: jax.Array,
+    ) -> tuple[State, Any]:
+        start, stop, origin = steps
 
-        def gradient_at(position: Params) -> Params:
-            params = jax.lax.optimization_barrier(as_real(position, dtypes.tree))
-            grads, then = observe(carry, step, params)
-            follow.append(then)
-            return grads
+        def undo(iteration: jax.Array, both: tuple[State, Any]) -> tuple[State, Any]:
+            state, carry = both
+            number = stop - 1 - iteration
+            follow: list[Callable[..., Any]] = []
 
-        state = optimizer.unstep(state, gradient_at, hypers_of(row, schedule.weights, treedef))
-        state = _restore(state, forgotten)
-        before = _real_state(state, dtypes.tree)
-        return state, follow[0](before, row, schedule.weights)
+            def gradient_at(position: Params) -> Params:
+                params = jax.lax.optimization_barrier(as_real(position, dtypes.tree))
+                grads, then = observe(carry, number, params, key)
+                follow.append(then)
+                return _exact(grads)
 
-    return jax.lax.fori_loop(0, stop - start, undo, (state, carry))
+            state = unstep(optimizer, state, gradient_at, _hypers(schedule, number, dtypes.tree))
+            for place, values in tape.items():
+                integers = jax.lax.dynamic_index_in_dim(values, number - origin, 0, keepdims=False)
+                state = with_number(state, place, number_at(state, place)._replace(integers=integers))
+            before = type(state)(*(as_real(field, dtypes.tree) for field in state))
+            return state, follow[0](before, schedule.row(number), schedule.weights)
+
+        return jax.lax.fori_loop(0, stop - start, undo, (state, carry))
+
+    axes = (None, None, 0, 0, 0, 0, None, None, None)
+    return seeds.map(run, axes)(observe, schedule, key, state, carry, tape, start, stop, origin)
+
+
+def _hypers(schedule: Schedule, number: jax.Array, like: Params) -> TreeHypers:
+    return hypers_of(schedule.row(number), schedule.weights, jax.tree.structure(like))
+
+
+def _exact(gradient: Params) -> Params:
+    """A gradient as the optimizer takes it in."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), gradient)
 
 
 def only_gradient(gradient: Gradient) -> Observe:
@@ -145,56 +211,124 @@ def only_gradient(gradient: Gradient) -> Observe:
     return jax.tree_util.Partial(_only_gradient, gradient)
 
 
-def _only_gradient(gradient: Gradient, carry: Any, step: jax.Array, params: Params) -> Any:
-    grads = jax.lax.optimization_barrier(gradient(params, step))
+def _only_gradient(gradient: Gradient, carry: Any, step: jax.Array, params: Params, key: jax.Array) -> Any:
+    grads = jax.lax.optimization_barrier(gradient(params, step, key))
     return grads, lambda before, row, weights: carry
 
 
-def _real_state(state: State, dtypes: Params) -> State:
-    """The state in compute precision, without its buffers."""
-    fields = {name: as_real(tree, dtypes) for name, tree in state._asdict().items() if name != "buffers"}
-    return state._replace(buffers={}, **fields)
+def as_real(numbers: Params, dtypes: Params) -> Params:
+    """Fixed-point numbers in compute precision."""
+    return jax.tree.map(to_float, numbers, dtypes, is_leaf=is_number)
 
 
-def as_real(position: Params, dtypes: Params) -> Params:
-    """Fixed-point parameters in compute precision."""
-    return jax.tree.map(to_real, position, dtypes)
-
-
-@partial(jax.jit, static_argnames="dtypes")
-def real_parameters(state: State, dtypes: Static) -> Params:
+@partial(jax.jit, static_argnames=("dtypes", "seeds"))
+def real_parameters(state: State, dtypes: Static, seeds: Seeds = ONE) -> Params:
     """Elementary parameters of a fixed-point state, in compute precision."""
-    return as_real(state.position, dtypes.tree)
+    return seeds.map(lambda position: as_real(position, dtypes.tree), (0,))(state.position)
+
+
+def number_at(state: State, place: Place) -> Fixed:
+    """One group of one field."""
+    return jax.tree.leaves(getattr(state, place.field), is_leaf=is_number)[place.group]
+
+
+def with_number(state: State, place: Place, number: Fixed) -> State:
+    """With one group of one field replaced."""
+    leaves, treedef = jax.tree.flatten(getattr(state, place.field), is_leaf=is_number)
+    leaves[place.group] = number
+    return state._replace(**{place.field: treedef.unflatten(leaves)})
 
 
 def magnitudes(state: State) -> jax.Array:
-    """Each group's largest |state| over all fields but the buffers: [groups]. NaN counts as infinite."""
-    fields = [jax.tree.leaves(tree) for name, tree in state._asdict().items() if name != "buffers"]
-    largest = [
-        jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in group]))
-        for group in zip(*fields, strict=True)
-    ]
-    by_group = jnp.stack(largest)
-    return jnp.where(jnp.isnan(by_group), jnp.inf, by_group)
+    """Largest |integer| of each field and group, [fields, groups]. NaN counts as infinite."""
+    largest = jnp.stack(
+        [
+            jnp.stack([jnp.max(jnp.abs(number.integers), initial=0.0) for number in numbers_of(field)])
+            for field in state
+        ]
+    )
+    return jnp.where(jnp.isnan(largest), jnp.inf, largest)
 
 
-def mismatched_bits(left: State, right: State) -> int:
-    """Number of bits in which two fixed-point states differ."""
-    return int(_differing_bits(left, right))
+def numbers_of(field: Params) -> list[Fixed]:
+    """A field's groups."""
+    return jax.tree.leaves(field, is_leaf=is_number)
 
 
 @jax.jit
-def _differing_bits(left: State, right: State) -> jax.Array:
+def copied(state: State) -> State:
+    """A state of its own, for loops that consume theirs."""
+    return jax.tree.map(jnp.copy, state)
+
+
+@partial(jax.jit, donate_argnames="state")
+def without_buffers(state: State) -> State:
+    """The state (consumed) with its information buffers emptied."""
+    return jax.tree.map(
+        lambda number: number if number.buffer is None else number._replace(buffer=jnp.zeros_like(number.buffer)),
+        state,
+        is_leaf=is_number,
+    )
+
+
+def mismatched_bits(left: State, right: State) -> dict[str, int]:
+    """Number of bits in which two fixed-point states differ, of each field and of each field's buffer."""
+    return {name: int(bits) for name, bits in jax.device_get(_differing_bits(left, right)).items()}
+
+
+@jax.jit
+def _differing_bits(left: State, right: State) -> dict[str, jax.Array]:
     def differing(one: jax.Array, other: jax.Array) -> jax.Array:
         return jnp.sum(jax.lax.population_count(one.astype(jnp.int64) ^ other.astype(jnp.int64)))
 
-    return sum(jax.tree.leaves(jax.tree.map(differing, left, right)), jnp.zeros((), jnp.int64))
+    counts: dict[str, jax.Array] = {}
+    nothing = jnp.zeros((), jnp.int64)
+    for name, one, other in zip(left._fields, left, right, strict=True):
+        for a, b in zip(numbers_of(one), numbers_of(other), strict=True):
+            counts[name] = counts.get(name, nothing) + differing(a.integers, b.integers)
+            if a.buffer is not None and b.buffer is not None:
+                buffer = f"{name} buffer"
+                counts[buffer] = counts.get(buffer, nothing) + differing(a.buffer, b.buffer)
+    return counts
 
 
-def _restore(state: State, forgotten: dict[str, dict[int, jax.Array]]) -> State:
-    for field, groups in forgotten.items():
-        leaves, treedef = jax.tree.flatten(getattr(state, field))
-        for group, value in groups.items():
-            leaves[group] = value
-        state = state._replace(**{field: treedef.unflatten(leaves)})
-    return state
+@partial(jax.jit, static_argnames=("optimizer", "steps", "seeds"))
+def float_magnitudes(
+    optimizer: Optimizer,
+    gradient: Gradient,
+    schedule: Schedule,
+    key: jax.Array,
+    params: Params,
+    steps: int,
+    seeds: Seeds = ONE,
+) -> jax.Array:
+    """Largest |value| of each field and group over the first `steps` steps in ordinary floats, [fields, groups].
+
+    Steps from which the weights leave the fixed-point range tell nothing: training that diverges has no scale.
+    """
+
+    def run(gradient: Gradient, schedule: Schedule, key: jax.Array, params: Params) -> jax.Array:
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+
+        def take(number: jax.Array, both: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+            before, largest = both
+            grads = jax.lax.optimization_barrier(gradient(before.position, number, key))
+            hypers = jax.tree.map(lambda leaf: leaf.astype(dtype), _hypers(schedule, number, params))
+            state = step(optimizer, before, grads, hypers)
+            state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), state, before)
+            now = _largest(state)
+            return state, jnp.where(jnp.all(now[0] < LIMIT), jnp.maximum(largest, now), largest)
+
+        state = rest(optimizer, params)
+        return jax.lax.fori_loop(0, steps, take, (state, _largest(state)))[1]
+
+    return seeds.map(run, (None, None, 0, 0))(gradient, schedule, key, params)
+
+
+def _largest(state: State) -> jax.Array:
+    return jnp.stack(
+        [
+            jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float64) for leaf in jax.tree.leaves(field)])
+            for field in state
+        ]
+    )

@@ -7,6 +7,7 @@ the bits that buffers must shed, or gives them back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,62 +15,156 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import FixedPointOverflow
-from core.reversal.information_buffer import HostStore, Place, Plan, bits_in_use, plan_spills, spill, unspill
-from core.reversal.lifting import LIMIT, UNIT
+from core.errors import FixedPointOverflow, InvalidProblem
+from core.reversal.information_buffer import (
+    Factors,
+    Plan,
+    Segment,
+    bits_in_use,
+    narrowed,
+    plan_spills,
+    spill,
+    unspill,
+    widened,
+)
+from core.reversal.lifting import OVERFLOW
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
-from core.reversal.segments import Gradient, Observe, Static, advance, advance_checked, rewind
+from core.reversal.seeds import ONE, Seeds
+from core.reversal.segments import (
+    Gradient,
+    Observe,
+    Static,
+    advance,
+    advance_checked,
+    number_at,
+    numbers_of,
+    rewind,
+    with_number,
+)
+from core.reversal.stepping import decay_factors
+from core.reversal.stores import HostStore, Store
+
+
+@dataclass
+class Conduct:
+    """How a trajectory is run; no bit of the result depends on it.
+
+    Attributes:
+        pace: kept from an earlier run of the same program, so that this one need not find it.
+        interrupt: called between chunks; what it raises ends the run.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    interrupt: Callable[[], None] = lambda: None
+
+
+class Course(NamedTuple):
+    """What a trajectory follows.
+
+    Attributes:
+        optimizer: whose steps are taken.
+        dtypes: pytree like the parameters, the dtype in which the gradient takes each.
+        schedule: prepared.
+        key: of the run; for several, keys [S].
+        seeds: how several runs lie.
+    """
+
+    optimizer: Optimizer
+    dtypes: Params
+    schedule: Schedule
+    key: jax.Array
+    seeds: Seeds = ONE
 
 
 class Trajectory(NamedTuple):
     """What a forward run leaves: enough to run it backward, and nothing that grows on the device."""
 
     state: State  # fixed point, after the last step
-    store: HostStore
+    store: Store
     plan: Plan
     residual_bits: float  # that the buffers on the device still hold
 
     @property
     def stored_bits(self) -> float:
-        """Bits beyond (w, v) that exist after the forward run: spilled ones and those still in the buffers."""
+        """Bits beyond the state that exist after the forward run: spilled ones and those still in the buffers."""
         return self.store.bits + self.residual_bits
 
 
+class LeftRange(Exception):  # noqa: N818 - a signal between `forward` and its caller
+    """A state left the fixed-point range somewhere in the last chunk.
+
+    Attributes:
+        largest: largest |integer| of each field and group, [fields, groups] or [S, fields, groups].
+    """
+
+    def __init__(self, largest: np.ndarray) -> None:
+        self.largest = largest
+
+
 def plan_for(optimizer: Optimizer, schedule: Schedule, params: Params, num_steps: int) -> Plan:
-    """Spill plan of `schedule`."""
-    smallest, bits = _factor_bounds(optimizer, schedule, params, num_steps)
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    return plan_spills(jax.tree.map(np.asarray, smallest), jax.tree.map(np.asarray, bits), sizes, num_steps)
+    """Spill plan of the first `num_steps` steps of `schedule`."""
+    return plan_spills(factors_of(optimizer, schedule, params, num_steps), sizes_of(params))
 
 
-@partial(jax.jit, static_argnames=("optimizer", "num_steps"))
-def _factor_bounds(optimizer: Optimizer, schedule: Schedule, params: Params, num_steps: int) -> Any:
-    """Smallest decay factor, and mean of log2(1/K), of each step and group, as {field: [T, groups]}."""
-    treedef = jax.tree.structure(params)
+def sizes_of(params: Params) -> list[int]:
+    """Elements in each group."""
+    return [leaf.size for leaf in jax.tree.leaves(params)]
 
-    def bounds(step: jax.Array) -> Any:
-        decays = optimizer.decays(hypers_of(schedule.row(step), schedule.weights, treedef))
-        leaves = {field: jax.tree.leaves(factors) for field, factors in decays.items()}
-        return (
-            {field: jnp.stack([jnp.min(leaf) for leaf in each]) for field, each in leaves.items()},
-            {field: jnp.stack([jnp.mean(-jnp.log2(leaf)) for leaf in each]) for field, each in leaves.items()},
-        )
 
-    return jax.lax.map(bounds, jnp.arange(num_steps))
+def factors_of(optimizer: Optimizer, schedule: Schedule, params: Params, num_steps: int) -> Factors:
+    """Decay factors of a trajectory.
+
+    Raises:
+        InvalidProblem: the schedule makes one leave [0, 1].
+    """
+    shapes = Static(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params))
+    smallest, bits, largest = jax.device_get(_factors(optimizer, schedule, shapes, num_steps))
+    for name in smallest:
+        wrong = ~((smallest[name] >= 0) & (largest[name] <= 1))
+        if wrong.any():
+            step, group = (int(index) for index in np.argwhere(wrong)[0])
+            low, high = smallest[name][step, group], largest[name][step, group]
+            outside = low if low < 0 else high
+            raise InvalidProblem(
+                f"step {step} of {optimizer.name} would scale {name} of group {group} by {outside:.6g}; "
+                "a decay must lie in [0, 1]: check the schedule's signs, and lower step_size × weight_decay"
+            )
+    return Factors(smallest, bits, num_steps)
+
+
+@partial(jax.jit, static_argnames=("optimizer", "shapes", "num_steps"))
+def _factors(optimizer: Optimizer, schedule: Schedule, shapes: Static, num_steps: int) -> Any:
+    treedef = jax.tree.structure(shapes.tree)
+
+    def at(step: jax.Array) -> Any:
+        hypers = hypers_of(schedule.row(step), schedule.weights, treedef)
+        leaves = {
+            name: jax.tree.leaves(tree) for name, tree in decay_factors(optimizer, shapes.tree, hypers).items()
+        }
+
+        def per_group(measure: Callable[[jax.Array], jax.Array]) -> dict[str, jax.Array]:
+            return {name: jnp.stack([measure(leaf) for leaf in each]) for name, each in leaves.items()}
+
+        return per_group(jnp.min), per_group(lambda factor: jnp.mean(_bits(factor))), per_group(jnp.max)
+
+    return jax.lax.map(at, jnp.arange(num_steps))
+
+
+def _bits(factor: jax.Array) -> jax.Array:
+    # single precision is enough for an account of bits, and a tenth of the time where there is a factor per weight
+    return -jnp.log2(factor) if factor.ndim == 0 else -jnp.log2(factor.astype(jnp.float32)).astype(jnp.float64)
 
 
 def forward(
-    optimizer: Optimizer,
+    course: Course,
     gradient: Gradient,
-    schedule: Schedule,
     initial: State,
     plan: Plan,
     *,
-    dtypes: Params,
-    pace: Pace | None = None,
-    interrupt: Callable[[], None] = lambda: None,
+    store: Store | None = None,
+    conduct: Conduct | None = None,
 ) -> Trajectory:
     """Train from `initial` (consumed) along the plan.
 
@@ -78,116 +173,137 @@ def forward(
     running backward misses the start. `locate_overflow` tells the step.
 
     Args:
-        optimizer: whose `step` is taken.
+        course: what is followed.
         gradient: of the inner loss.
-        schedule: in normal form.
         initial: fixed-point state to start from.
         plan: from `plan_for`.
-        dtypes: pytree like the parameters, the dtype in which `gradient` takes each.
-        pace: kept from an earlier run of the same program, so that this one need not find it.
-        interrupt: called between chunks; what it raises ends the run.
+        store: what takes the bits; host memory unless given.
+        conduct: how.
 
     Raises:
         LeftRange: a state is outside the fixed-point range.
     """
-    state, store = initial, HostStore()
-    pace = pace or Pace()
+    store, conduct = HostStore() if store is None else store, conduct or Conduct()
+    state, static = initial, Static(course.dtypes)
     for segment in plan.segments:
         for place in segment.spills:
-            high, low = spill(_get(state.buffers, place))
-            state = state._replace(buffers=_put(state.buffers, place, high))
+            number = number_at(state, place)
+            high, low = spill(number.buffer)
+            state = with_number(state, place, number._replace(buffer=high))
             store.push(low)
-        for place in segment.forgets:
-            store.push(jnp.copy(_get(state._asdict(), place)))
-        for start, stop in pace.timed(segment.start, segment.stop):
-            interrupt()
-            state, in_range = advance(optimizer, Static(dtypes), gradient, schedule, state, start, stop)
-            if not in_range:
-                raise LeftRange
-    return Trajectory(state, store, plan, float(bits_in_use(state.buffers)))
+        tape = _blank_tape(course, state, segment)
+        for start, stop in conduct.pace.timed(segment.start, segment.stop):
+            conduct.interrupt()
+            state, tape, largest = advance(
+                course.optimizer,
+                static,
+                gradient,
+                course.schedule,
+                course.key,
+                state,
+                tape,
+                start,
+                stop,
+                segment.start,
+                seeds=course.seeds,
+            )
+            if not (np.asarray(largest) < OVERFLOW).all():
+                raise LeftRange(np.asarray(largest))
+        for values in tape.values():
+            store.push(narrowed(_cut(course, values, segment)))
+    buffers = [number.buffer for tree in state for number in numbers_of(tree) if number.buffer is not None]
+    return Trajectory(state, store, plan, float(bits_in_use(buffers)))
 
 
 def locate_overflow(
-    optimizer: Optimizer,
+    course: Course,
     gradient: Gradient,
-    schedule: Schedule,
     initial: State,
     num_steps: int,
     *,
-    dtypes: Params,
     names: list[str],
-    interrupt: Callable[[], None] = lambda: None,
+    conduct: Conduct | None = None,
 ) -> None:
-    """Train again from `initial` (consumed), checking every step; return when no state leaves the range.
+    """Train one run again from `initial` (consumed), checking every step; return when no state leaves the range.
 
     Buffers are left to themselves: what they hold does not matter here.
 
     Raises:
         FixedPointOverflow: names the first step and group that left the range.
     """
-    state, pace = initial, Pace()
-    for start, stop in pace.timed(0, num_steps):
-        interrupt()
+    state, conduct = initial, conduct or Conduct()
+    for start, stop in conduct.pace.timed(0, num_steps):
+        conduct.interrupt()
         state, reached, largest = advance_checked(
-            optimizer, Static(dtypes), gradient, schedule, state, start, stop
+            course.optimizer, Static(course.dtypes), gradient, course.schedule, course.key, state, start, stop
         )
         if reached < stop:
-            group = int(np.argmax(largest))
+            where = int(np.argmax(largest))
+            tree, group = divmod(where, largest.shape[1])
+            unit = float(numbers_of(state[tree])[group].unit)
             raise FixedPointOverflow(
-                step=int(reached), group=names[group], largest=float(largest[group]) * UNIT, limit=LIMIT
+                step=int(reached),
+                group=names[group],
+                largest=float(largest[tree, group]) * unit,
+                limit=OVERFLOW * unit,
             )
 
 
-class LeftRange(Exception):  # noqa: N818 - a signal between `forward` and its caller
-    """A state left the fixed-point range somewhere in the last chunk."""
-
-
 def backward(
-    optimizer: Optimizer,
+    course: Course,
     observe: Observe,
-    schedule: Schedule,
     trajectory: Trajectory,
     carry: Any,
     *,
-    dtypes: Params,
-    pace: Pace | None = None,
-    interrupt: Callable[[], None] = lambda: None,
+    conduct: Conduct | None = None,
 ) -> tuple[State, Any]:
     """Undo a forward run (consumed, with `carry`), step by step from the last to the first.
 
     Returns:
         The state before the first step, equal bit for bit to what `forward` was given; and the carry.
     """
-    state, store = trajectory.state, trajectory.store
-    pace = pace or Pace()
+    state, store, conduct = trajectory.state, trajectory.store, conduct or Conduct()
     for segment in reversed(trajectory.plan.segments):
-        forgotten = {place: store.pop() for place in reversed(segment.forgets)}
-        for start, stop in pace.timed(segment.start, segment.stop, backward=True):
-            interrupt()
+        tape = _blank_tape(course, state, segment)
+        for place, blank in reversed(list(tape.items())):
+            shape = _cut(course, blank, segment).shape
+            tape[place] = widened(store.pop(), shape)
+        for start, stop in conduct.pace.timed(segment.start, segment.stop, backward=True):
+            conduct.interrupt()
             state, carry = rewind(
-                optimizer, Static(dtypes), observe, schedule, state, carry, start, stop, _by_field(forgotten)
+                course.optimizer,
+                Static(course.dtypes),
+                observe,
+                course.schedule,
+                course.key,
+                state,
+                carry,
+                tape,
+                start,
+                stop,
+                segment.start,
+                seeds=course.seeds,
             )
             jax.block_until_ready(carry)
         for place in reversed(segment.spills):
-            low = store.pop()
-            state = state._replace(
-                buffers=_put(state.buffers, place, unspill(_get(state.buffers, place), jnp.asarray(low)))
-            )
+            number = number_at(state, place)
+            buffer = unspill(number.buffer, jnp.asarray(store.pop()))
+            state = with_number(state, place, number._replace(buffer=buffer))
     return state, carry
 
 
-def _get(fields: dict[str, Params], place: Place) -> jax.Array:
-    return jax.tree.leaves(fields[place.field])[place.group]
+def _blank_tape(course: Course, state: State, segment: Segment) -> dict[Any, jax.Array]:
+    steps = 1 << (segment.stop - segment.start - 1).bit_length()  # few lengths, few compilations
+    tape = {}
+    for place in segment.forgets:
+        shape = number_at(state, place).integers.shape
+        runs = () if course.seeds.count is None else shape[:1]
+        tape[place] = jnp.zeros((*runs, steps, *shape[len(runs) :]))
+    return tape
 
 
-def _put(fields: dict[str, Params], place: Place, value: jax.Array) -> dict[str, Params]:
-    leaves, treedef = jax.tree.flatten(fields[place.field])
-    leaves[place.group] = value
-    return fields | {place.field: treedef.unflatten(leaves)}
-
-
-def _by_field(forgotten: dict[Place, Any]) -> dict[str, dict[int, Any]]:
-    fields: dict[str, dict[int, Any]] = {}
-    for place, value in forgotten.items():
-        fields.setdefault(place.field, {})[place.group] = value
-    return fields
+def _cut(course: Course, values: jax.Array, segment: Segment) -> jax.Array:
+    """The steps of a tape that were taken."""
+    return jax.lax.slice_in_dim(
+        values, 0, segment.stop - segment.start, axis=0 if course.seeds.count is None else 1
+    )

@@ -1,4 +1,4 @@
-"""The record of meta-iterations, and what their certificates say together."""
+"""The record of meta-iterations, and what their certificates and diagnostics say of a job."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def save(session: Session, job_id: UUID, record: MetaRecord, *, attempt: int, le
         "hypergradient_norm": float(record.hypergradient_norm),
         "seconds": record.seconds,
         "certificate": as_json(record.certificate),
+        "diagnostics": as_json(record.diagnostics),
         "attempt": attempt,
         "lease_epoch": lease_epoch,
     }
@@ -43,6 +44,21 @@ def page(session: Session, job_id: UUID, *, after: int | None, limit: int) -> Se
 def get(session: Session, job_id: UUID, iteration: int) -> MetaIteration | None:
     """One meta-iteration."""
     return session.get(MetaIteration, (job_id, iteration))
+
+
+def diagnostics(session: Session, job_id: UUID, iteration: int) -> dict[str, Any] | None:
+    """The latest diagnostics up to `iteration`, with the iteration they were measured at; None where there are none."""
+    row = session.execute(
+        select(MetaIteration.iteration, MetaIteration.diagnostics)
+        .where(
+            MetaIteration.job_id == job_id,
+            MetaIteration.iteration <= iteration,
+            MetaIteration.diagnostics.is_not(None),
+        )
+        .order_by(MetaIteration.iteration.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None or row.diagnostics is None else {"iteration": row.iteration, **row.diagnostics}
 
 
 def certificate(session: Session, job_id: UUID) -> dict[str, Any] | None:

@@ -153,7 +153,7 @@ class Job(Base):
 
 
 class MetaIteration(Base):
-    """Losses, norm and certificate at the values before one update."""
+    """Losses, norm, certificate and diagnostics at the values before one update."""
 
     __tablename__ = "iterations"
 
@@ -166,6 +166,7 @@ class MetaIteration(Base):
     hypergradient_norm: Mapped[float]
     seconds: Mapped[float]
     certificate: Mapped[dict[str, Any]]
+    diagnostics: Mapped[dict[str, Any] | None]  # where some were due
     attempt: Mapped[int]
     lease_epoch: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -1,0 +1,121 @@
+"""The moves that a reversible optimizer is written in: `add` and `decay`, and what undoes them.
+
+The same program is read in three ways. On `Fixed` numbers it is what training runs, and every move is undone bit for
+bit. On plain arrays it is the mathematics, differentiable. On `Noted` ones it only tells by how much each field decays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float64
+
+from core.errors import InvalidOptimizer
+from core.reversal import lifting
+
+
+class Fixed(NamedTuple):
+    """Fixed-point numbers: one group of one field of an optimizer's state."""
+
+    integers: Float64[Array, ...]  # whole numbers, |integers| < 2**52
+    unit: Array  # scalar, a power of two; the value is integers × unit
+    buffer: Float64[Array, ...] | None  # information buffer, of a field that decays
+
+
+class Noted(NamedTuple):
+    """A field that stands for itself while the decay factors of a step are being noted."""
+
+    value: Array
+    field: str
+    factors: dict[str, Array]
+
+
+Number: TypeAlias = Any  # Fixed, Noted, or an array
+
+
+def real(number: Number) -> Float[Array, ...]:
+    """Value of a number, in float64 if it is fixed-point."""
+    if isinstance(number, Fixed):
+        return number.integers * number.unit
+    return number.value if isinstance(number, Noted) else number
+
+
+def add(number: Number, increment: Float[Array, ...]) -> Number:
+    """Move a number by an increment that must not depend on the number itself.
+
+    In fixed point the increment is rounded, so that `subtract` of the same increment undoes the move. It is computed
+    twice, in two programs, and must have the same bits in both: let no product feed a sum inside it (compilers fuse the
+    two into one rounding or not, as they like); write two moves, or use `product`.
+    """
+    if isinstance(number, Fixed):
+        return number._replace(integers=number.integers + _rounded(increment, number.unit))
+    return number if isinstance(number, Noted) else number + increment
+
+
+def subtract(number: Number, increment: Float[Array, ...]) -> Number:
+    """Undo `add` of the same increment."""
+    if isinstance(number, Fixed):
+        return number._replace(integers=number.integers - _rounded(increment, number.unit))
+    return number if isinstance(number, Noted) else number - increment
+
+
+def decay(number: Number, factor: Float[Array, ...]) -> Number:
+    """Scale a number by a factor in [0, 1], at most once a step. In fixed point the lost bits go to its buffer.
+
+    Args:
+        number: a field of the state.
+        factor: scalar or of the number's shape; a function of hyperparameters alone.
+    """
+    if isinstance(number, Noted):
+        if number.field in number.factors:
+            raise InvalidOptimizer(f"step decays {number.field} twice; multiply the factors and decay once")
+        number.factors[number.field] = factor
+        return number
+    if not isinstance(number, Fixed):
+        return factor * number
+    integers, buffer = lifting.decay(number.integers, _buffer(number), factor)
+    return number._replace(integers=integers, buffer=buffer)
+
+
+def undecay(number: Number, factor: Float[Array, ...]) -> Number:
+    """Undo `decay` by the same factor."""
+    if not isinstance(number, Fixed):
+        return number
+    integers, buffer = lifting.undecay(number.integers, _buffer(number), factor)
+    return number._replace(integers=integers, buffer=buffer)
+
+
+def root(value: Float[Array, ...]) -> Float[Array, ...]:
+    """Square root of a second moment. Zero, with derivative zero, where the value is not positive: a dead unit's moment
+    is zero, and rounding may leave it a unit below.
+    """
+    positive = value > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), 0)
+
+
+def product(left: Float[Array, ...], right: Float[Array, ...]) -> Float[Array, ...]:
+    """Left × right for use in a sum: rounded (in float64 to 51 bits) before the sum, whatever the compiler fuses."""
+    result = jnp.asarray(left * right)
+    return jax.lax.reduce_precision(result, 11, 51) if result.dtype == jnp.float64 else result
+
+
+def _buffer(number: Fixed) -> Float64[Array, ...]:
+    if number.buffer is None:
+        raise InvalidOptimizer("unstep undoes a decay that step never made; mirror the moves of step")
+    return number.buffer
+
+
+def _rounded(increment: Float[Array, ...], unit: Array) -> Float64[Array, ...]:
+    return jnp.round(jnp.asarray(increment, jnp.float64) * (1 / unit))
+
+
+def is_number(node: Any) -> bool:
+    """For `jax.tree.map(..., is_leaf=is_number)` over fixed-point states."""
+    return isinstance(node, Fixed)
+
+
+def to_float(number: Fixed, dtype: jax.typing.DTypeLike) -> Float[Array, ...]:
+    """Value of a fixed-point number, rounded once to `dtype`."""
+    return real(number).astype(dtype)
