@@ -36,7 +36,8 @@ from core.reversal.trajectory import (
 )
 
 _SCALE_STEPS = 4  # of training in floats, from which units are chosen
-_HEADROOM_BITS = 10  # a memory may grow a thousandfold over what it was in those steps
+_POSITION_HEADROOM_BITS = 6
+_HEADROOM_BITS = 6  # a memory may grow a thousandfold over what it was in those steps
 _TIGHT_BITS = 4  # or, where that keeps the unit of the weights, sixteenfold
 _COARSER_BITS = 14
 
@@ -147,7 +148,7 @@ class Run:
             )
         )
         fields = anatomy(self.optimizer).fields
-        exponents = {"position": [np.full(largest.shape[:-2], -FRACTION_BITS)] * largest.shape[-1]}
+        exponents = {"position": [position_exponent(largest[..., 0, group]) for group in range(largest.shape[-1])]}
         for index, name in enumerate(fields[1:], start=1):
             exponents[name] = [unit_exponent(largest[..., index, group]) for group in range(largest.shape[-1])]
         return exponents
@@ -239,6 +240,13 @@ class Run:
                 names=group_names(self.shapes),
                 conduct=Conduct(interrupt=self.interrupt),
             )
+
+
+def position_exponent(largest: np.ndarray) -> np.ndarray:
+    """Exponent of the unit for weights that reached `largest` in the probe."""
+    known = np.isfinite(largest)
+    fits = np.ceil(np.log2(np.maximum(np.where(known, largest, 1.0), 1.0))) - 52
+    return np.where(known, np.minimum(fits + _POSITION_HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
 
 
 def unit_exponent(largest: np.ndarray) -> np.ndarray:

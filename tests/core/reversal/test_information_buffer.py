@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.reversal.information_buffer import HostStore, plan_spills, spill, unspill
+from core.reversal.information_buffer import Factors, narrowed, plan_spills, spill, unspill, widened
 from core.reversal.lifting import OVERFLOW, decay
 
 
-def plan(factors, size=1):
-    return plan_spills({"v": factors}, {"v": -np.log2(factors)}, [size] * factors.shape[1], len(factors))
+def plan(factors, size=1, **bounds):
+    known = Factors({"v": factors}, {"v": -np.log2(factors)}, len(factors))
+    return plan_spills(known, [size] * factors.shape[1], **bounds)
 
 
 def constant(factor, steps, groups=1):
@@ -20,17 +21,6 @@ def constant(factor, steps, groups=1):
 def test_spilling_is_inverted_bit_for_bit():
     buffer = jnp.round(jax.random.uniform(jax.random.key(0), 10_000, jnp.float64, -1, 1) * 2.0**52)
     np.testing.assert_array_equal(unspill(*spill(buffer)), buffer)
-
-
-def test_a_store_returns_arrays_last_in_first_out_and_counts_bits():
-    store = HostStore()
-    arrays = [jnp.arange(n, dtype=jnp.uint32) for n in (3, 4, 5)]
-    for array in arrays:
-        store.push(array)
-    assert store.bits == (3 + 4 + 5) * 32
-    for array in reversed(arrays):
-        np.testing.assert_array_equal(store.pop(), array)
-    assert len(store) == 0
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000, 20_000])
@@ -73,13 +63,37 @@ def test_the_bound_is_the_information_theoretic_one():
     assert plan(constant(0.5, 100), size=7).bound_bits == pytest.approx(700)
 
 
-def test_a_forgetting_step_is_a_segment_of_its_own():
+def test_forgetting_steps_are_segments_of_their_own():
     factors = constant(0.9, 10, 2)
-    factors[4, 1] = 0.0
+    factors[4:6, 1] = 0.0
     with np.errstate(divide="ignore"):
         segments = plan(factors).segments
-    assert [(one.start, one.stop) for one in segments] == [(0, 4), (4, 5), (5, 10)]
+    assert [(one.start, one.stop) for one in segments] == [(0, 4), (4, 6), (6, 10)]
     assert [place.group for place in segments[1].forgets] == [1]
+
+
+def test_what_a_tape_holds_at_a_time_is_bounded():
+    with np.errstate(divide="ignore"):
+        segments = plan(constant(0.0, 1000), size=1 << 20).segments
+    assert max(one.stop - one.start for one in segments) == 8  # of 8 MB each
+
+
+def test_a_part_of_a_trajectory_is_planned_alone():
+    factors = np.random.default_rng(0).uniform(0.3, 0.9, (100, 2))
+    part = plan(factors, start=40, stop=70)
+    alone = plan(factors[40:70])
+    assert [(one.start - 40, one.stop - 40, one.spills) for one in part.segments] == [
+        (one.start, one.stop, one.spills) for one in alone.segments
+    ]
+    assert part.bound_bits == alone.bound_bits
+
+
+@pytest.mark.parametrize("largest", [0, 1, 127, 128, 2**15, 2**31, 2**52])
+def test_whole_numbers_are_stored_in_the_narrowest_type(largest):
+    integers = jnp.asarray([0.0, -largest, largest])
+    stored = narrowed(integers)
+    np.testing.assert_array_equal(widened(stored, integers.shape), integers)
+    assert stored.nbytes <= 3 * max(1, int(largest).bit_length() // 8 * 2)
 
 
 def test_groups_are_spilled_apart():

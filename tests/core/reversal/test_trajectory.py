@@ -2,50 +2,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from core.errors import FixedPointOverflow, InvalidProblem
 from core.reversal.information_buffer import Plan
-from core.reversal.optimizers import at_rest, sgd
+from core.reversal.moves import to_float
+from core.reversal.optimizers import sgd
 from core.reversal.pace import Pace
 from core.reversal.schedule import check, normalize
-from core.reversal.segments import mismatched_bits, only_gradient
-from core.reversal.trajectory import LeftRange, backward, forward, locate_overflow, plan_for
-
-
-def make_params(dtype):
-    first, second = jax.random.split(jax.random.key(0))
-    return {"a": jax.random.normal(first, (5, 7), dtype), "b": jax.random.normal(second, (7,), dtype)}
-
-
-def noisy_gradient(params, step):
-    """A gradient with every bit in play, different in every step."""
-    key = jax.random.fold_in(jax.random.key(1), step)
-    return jax.tree.map(lambda w: jnp.sin(3 * w) + jax.random.normal(key, w.shape, w.dtype), params)
-
-
-class Training:
-    def __init__(self, schedule, steps, dtype=jnp.float64, gradient=noisy_gradient):
-        self.params = make_params(dtype)
-        self.dtypes = jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), self.params)
-        self.schedule = normalize(schedule, sgd(), self.params, steps)
-        self.gradient = Partial(gradient)
-        self.steps = steps
-        self.plan = plan_for(sgd(), self.schedule, self.params, steps)
-
-    def initial(self):
-        return at_rest(sgd(), self.params)
-
-    def forward(self, plan=None, **kwargs):
-        plan = plan or self.plan
-        return forward(sgd(), self.gradient, self.schedule, self.initial(), plan, dtypes=self.dtypes, **kwargs)
-
-    def backward(self, trajectory):
-        observe = only_gradient(self.gradient)
-        return backward(sgd(), observe, self.schedule, trajectory, (), dtypes=self.dtypes)[0]
-
-    def mismatch(self, state):
-        return mismatched_bits(state, self.initial())
+from core.reversal.segments import mismatched_bits, without_buffers
+from core.reversal.stores import DiskStore
+from core.reversal.trajectory import Conduct, LeftRange
+from tests.core.reversal.training import KEY, Training, make_params, noisy_gradient
 
 
 def random_momenta(steps, low=0.3, high=0.999):
@@ -59,7 +26,7 @@ def test_backward_recovers_the_initial_state_bit_for_bit(steps, dtype):
     trajectory = training.forward()
     stored = trajectory.stored_bits
     state = training.backward(trajectory)
-    assert training.mismatch(state) == 0  # position, velocity, and buffers that are empty again
+    assert training.mismatch(state) == {}  # position, velocity, and buffers that are empty again
     assert len(trajectory.store) == 0
     if steps == 10_000:
         assert stored <= 1.05 * training.plan.bound_bits
@@ -72,7 +39,7 @@ def test_backward_recovers_the_initial_state_bit_for_bit(steps, dtype):
 )
 def test_momentum_of_any_size_is_reversed(momentum):
     training = Training({"step_size": 0.05, "momentum": momentum}, 100)
-    assert training.mismatch(training.backward(training.forward())) == 0
+    assert training.there_and_back() == {}
 
 
 def test_one_momentum_per_weight():
@@ -80,14 +47,23 @@ def test_one_momentum_per_weight():
         lambda leaf: jax.random.uniform(jax.random.key(2), leaf.shape), make_params(jnp.float64)
     )
     training = Training({"step_size": 0.05, "momentum": momentum}, 300)
-    assert training.mismatch(training.backward(training.forward())) == 0
+    assert training.there_and_back() == {}
 
 
 def test_the_pieces_it_is_cut_into_change_no_bit():
     training = Training({"step_size": 0.01, "momentum": random_momenta(200)}, 200, jnp.float32)
     whole = training.forward().state
     pace = Pace(seconds=0.0)  # every chunk is too slow: one step at a time
-    assert mismatched_bits(whole, training.forward(pace=pace).state) == 0
+    assert not any(mismatched_bits(whole, training.forward(conduct=Conduct(pace)).state).values())
+
+
+def test_spilling_to_disk_changes_no_bit(tmp_path):
+    training = Training({"step_size": 0.01, "momentum": random_momenta(500)}, 500)
+    trajectory = training.forward(store=DiskStore(tmp_path))
+    assert len(trajectory.store) > 5
+    assert trajectory.stored_bits == training.forward().stored_bits
+    assert training.mismatch(training.backward(trajectory)) == {}
+    trajectory.store.close()
 
 
 def test_training_follows_the_recurrence():
@@ -95,19 +71,19 @@ def test_training_follows_the_recurrence():
     training = Training({"step_size": 0.01, "momentum": 0.9}, 50)
     w, v = dict(training.params), jax.tree.map(np.zeros_like, training.params)
     for step in range(50):
-        gradient = noisy_gradient(w, step)
+        gradient = noisy_gradient(w, step, KEY)
         v = {name: 0.9 * v[name] - 0.1 * gradient[name] for name in v}
         w = {name: w[name] + 0.01 * v[name] for name in w}
+    position = training.forward().state.position
     for name in w:
-        np.testing.assert_allclose(training.forward().state.position[name] * 2.0**-40, w[name], atol=1e-10)
+        np.testing.assert_allclose(to_float(position[name], jnp.float64), w[name], atol=1e-10)
 
 
 def test_dropping_the_buffer_breaks_recovery():
     training = Training({"step_size": 0.01, "momentum": 0.5}, 20)
     trajectory = training.forward()
-    emptied = jax.tree.map(jnp.zeros_like, trajectory.state.buffers)
-    state = training.backward(trajectory._replace(state=trajectory.state._replace(buffers=emptied)))
-    assert training.mismatch(state) > 0
+    state = training.backward(trajectory._replace(state=without_buffers(trajectory.state)))
+    assert training.mismatch(state)
 
 
 def test_dropping_a_spill_breaks_recovery():
@@ -115,7 +91,7 @@ def test_dropping_a_spill_breaks_recovery():
     trajectory = training.forward()
     low = trajectory.store.pop()
     trajectory.store.push(jnp.zeros_like(low))
-    assert training.mismatch(training.backward(trajectory)) > 0
+    assert training.mismatch(training.backward(trajectory))
 
 
 def test_float_reversal_explodes_where_lifting_returns():
@@ -123,19 +99,19 @@ def test_float_reversal_explodes_where_lifting_returns():
     training = Training({"step_size": 0.01, "momentum": 0.5}, 400)
     w, v = dict(training.params), jax.tree.map(np.zeros_like, training.params)
     for step in range(400):
-        gradient = noisy_gradient(w, step)
+        gradient = noisy_gradient(w, step, KEY)
         v = {name: 0.5 * v[name] - 0.5 * gradient[name] for name in v}
         w = {name: w[name] + 0.01 * v[name] for name in w}
     for step in reversed(range(400)):
         w = {name: w[name] - 0.01 * v[name] for name in w}
-        gradient = noisy_gradient(w, step)
+        gradient = noisy_gradient(w, step, KEY)
         v = {name: (v[name] + 0.5 * gradient[name]) / 0.5 for name in v}
     error = max(float(jnp.max(jnp.abs(w[name] - training.params[name]))) for name in w)
     assert not error < 1e6
-    assert training.mismatch(training.backward(training.forward())) == 0
+    assert training.there_and_back() == {}
 
 
-def runaway(params, step):
+def runaway(params, step, key):
     return jax.tree.map(lambda w: -10 * w, params)
 
 
@@ -146,15 +122,7 @@ def test_overflow_names_its_step_and_group():
     with pytest.raises(LeftRange):
         training.forward()
     with pytest.raises(FixedPointOverflow, match="lower the step size") as caught:
-        locate_overflow(
-            sgd(),
-            training.gradient,
-            training.schedule,
-            training.initial(),
-            100,
-            dtypes=training.dtypes,
-            names=["layer a", "layer b"],
-        )
+        training.locate_overflow(["layer a", "layer b"])
     w, v = np.abs(np.asarray(training.params["b"])).max(), 0.0
     for step in range(100):
         v = 0.5 * v + 5 * w
@@ -165,26 +133,17 @@ def test_overflow_names_its_step_and_group():
 
 
 def test_a_gradient_that_is_not_a_number_is_divergence():
-    def breaks(params, step):
+    def breaks(params, step, key):
         return jax.tree.map(lambda w: jnp.where(step == 7, jnp.nan, w), params)
 
     training = Training({"step_size": 0.1, "momentum": 0.5}, 20, gradient=breaks)
     with pytest.raises(FixedPointOverflow, match="not finite at step 7"):
-        locate_overflow(
-            sgd(),
-            training.gradient,
-            training.schedule,
-            training.initial(),
-            20,
-            dtypes=training.dtypes,
-            names=["a", "b"],
-        )
+        training.locate_overflow(["a", "b"])
 
 
 def test_locating_finds_nothing_in_a_healthy_run():
     training = Training({"step_size": 0.01, "momentum": 0.9}, 20)
-    arguments = (sgd(), training.gradient, training.schedule, training.initial(), 20)
-    locate_overflow(*arguments, dtypes=training.dtypes, names=["a", "b"])
+    training.locate_overflow()
 
 
 def test_interrupt_ends_a_run():
@@ -194,12 +153,12 @@ def test_interrupt_ends_a_run():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.forward(interrupt=interrupt)
+        training.forward(conduct=Conduct(interrupt=interrupt))
 
 
 def test_an_empty_plan_is_no_steps():
     training = Training({"step_size": 0.01, "momentum": 0.9}, 20)
-    assert training.mismatch(training.forward(plan=Plan((), 0.0)).state) == 0
+    assert training.mismatch(training.forward(plan=Plan((), 0.0, ())).state) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""A training run without a problem around it, for tests of what happens below the engines."""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from core.reversal.optimizers import sgd
+from core.reversal.schedule import normalize, prepare
+from core.reversal.segments import mismatched_bits, only_gradient
+from core.reversal.stepping import default_units, fixed_rest
+from core.reversal.trajectory import Course, backward, forward, locate_overflow, plan_for
+
+KEY = jax.random.key(1)
+
+
+def make_params(dtype):
+    first, second = jax.random.split(jax.random.key(0))
+    return {"a": jax.random.normal(first, (5, 7), dtype), "b": jax.random.normal(second, (7,), dtype)}
+
+
+def noisy_gradient(params, step, key):
+    """A gradient with every bit in play, different in every step."""
+    key = jax.random.fold_in(key, step)
+    return jax.tree.map(lambda w: jnp.sin(3 * w) + jax.random.normal(key, w.shape, w.dtype), params)
+
+
+class Training:
+    def __init__(
+        self, schedule, steps, dtype=jnp.float64, gradient=noisy_gradient, optimizer=None, params=None, units=None
+    ):
+        self.optimizer = optimizer or sgd()
+        self.params = make_params(dtype) if params is None else params
+        self.given = normalize(schedule, self.optimizer, self.params, steps)
+        dtypes = jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), self.params)
+        self.course = Course(self.optimizer, dtypes, prepare(self.given, self.optimizer, steps), KEY)
+        self.gradient = Partial(gradient)
+        self.steps = steps
+        self.units = units or default_units(self.optimizer, self.params)
+        self.plan = plan_for(self.optimizer, self.course.schedule, self.params, steps)
+
+    def initial(self):
+        return fixed_rest(self.optimizer, self.params, self.units)
+
+    def forward(self, plan=None, **kwargs):
+        return forward(self.course, self.gradient, self.initial(), plan or self.plan, **kwargs)
+
+    def backward(self, trajectory):
+        return backward(self.course, only_gradient(self.gradient), trajectory, ())[0]
+
+    def locate_overflow(self, names=("a", "b")):
+        locate_overflow(self.course, self.gradient, self.initial(), self.steps, names=list(names))
+
+    def mismatch(self, state):
+        """Differing bits by field: of memory, and of buffers, which must be empty again."""
+        return {name: bits for name, bits in mismatched_bits(state, self.initial()).items() if bits}
+
+    def there_and_back(self):
+        return self.mismatch(self.backward(self.forward()))
