@@ -36,10 +36,10 @@ from core.reversal.trajectory import (
 )
 
 _SCALE_STEPS = 4  # of training in floats, from which units are chosen
-_POSITION_HEADROOM_BITS = 6
-_HEADROOM_BITS = 6  # a memory may grow a thousandfold over what it was in those steps
-_TIGHT_BITS = 4  # or, where that keeps the unit of the weights, sixteenfold
-_COARSER_BITS = 14
+_HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
+_TIGHT_BITS = 4  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
+_COARSER_BITS = 14  # that the unit of a memory gains when its field leaves the range
+_TRIES = 3
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Run:
         fields = anatomy(self.optimizer).fields
         exponents = {"position": [position_exponent(largest[..., 0, group]) for group in range(largest.shape[-1])]}
         for index, name in enumerate(fields[1:], start=1):
-            exponents[name] = [unit_exponent(largest[..., index, group]) for group in range(largest.shape[-1])]
+            exponents[name] = [memory_exponent(largest[..., index, group]) for group in range(largest.shape[-1])]
         return exponents
 
     def parameters(self, state: State) -> Params:
@@ -163,7 +163,7 @@ class Run:
         """Train along `plan`, from the start unless `initial` (consumed) is given. Raises FixedPointOverflow."""
         if initial is not None:
             return self._forward(plan, initial, new_store())
-        return self._twice(lambda: self._forward(plan, self.initial(), new_store()))
+        return self._in_range(lambda: self._forward(plan, self.initial(), new_store()))
 
     def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None]) -> State:
         """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
@@ -180,23 +180,19 @@ class Run:
                 state = without_buffers(self._forward(plan, state, NoStore()).state)
             return state
 
-        return self._twice(train)
+        return self._in_range(train)
 
-    def _twice(self, train: Callable[[], Any]) -> Any:
-        """Train; a memory field (not the position) that leaves its range gets a coarser unit, and training starts over,
-        once.
-        """
-        try:
-            return train()
-        except LeftRange as left:
-            if not self._coarsen(left.largest):
-                self.locate_overflow()
-                raise
-        try:
-            return train()
-        except LeftRange:
-            self.locate_overflow()
-            raise
+    def _in_range(self, train: Callable[[], Any]) -> Any:
+        """Train; what leaves its range gets a coarser unit, and training starts over, before it is called diverged."""
+        tries = 1
+        while True:
+            try:
+                return train()
+            except LeftRange as left:
+                if tries == _TRIES or not self._coarsen(left.largest):
+                    self.locate_overflow()
+                    raise
+            tries += 1
 
     def _forward(self, plan: Plan, initial: State, store: Store) -> Trajectory:
         try:
@@ -212,13 +208,16 @@ class Run:
         return Conduct(pace, self.interrupt)
 
     def _coarsen(self, largest: np.ndarray) -> bool:
-        """Give what left the range a coarser unit; whether that could help."""
-        if not np.isfinite(largest).all() or (largest[..., 0, :] >= OVERFLOW).any():
+        """Give what left the range a coarser unit; whether that could help. Weights may not pass ±LIMIT."""
+        if not np.isfinite(largest).all():
             return False
+        left = largest >= OVERFLOW
         for index, name in enumerate(anatomy(self.optimizer).fields):
             for group, column in enumerate(self.exponents[name]):
-                left = largest[..., index, group] >= OVERFLOW
-                self.exponents[name][group] = column + np.where(left, _COARSER_BITS, 0)
+                coarser = np.full_like(column, -FRACTION_BITS) if name == "position" else column + _COARSER_BITS
+                if (left[..., index, group] & (column >= coarser)).any():
+                    return False
+                self.exponents[name][group] = np.where(left[..., index, group], coarser, column)
         return True
 
     def locate_overflow(self) -> None:
@@ -230,6 +229,7 @@ class Run:
                 for name, columns in self.exponents.items()
             }
             alone = copy(self)
+            exponents["position"] = [np.full_like(column, -FRACTION_BITS) for column in exponents["position"]]
             alone.key, alone.exponents = key, exponents
             alone.course = self.course._replace(key=key, seeds=ONE)
             locate_overflow(
@@ -243,16 +243,18 @@ class Run:
 
 
 def position_exponent(largest: np.ndarray) -> np.ndarray:
-    """Exponent of the unit for weights that reached `largest` in the probe."""
+    """Exponent of the unit for weights that reached `largest` in the probe: 2**-40, which gives them a range of
+    ±4096, or a finer one if that leaves head room.
+    """
     known = np.isfinite(largest)
     fits = np.ceil(np.log2(np.maximum(np.where(known, largest, 1.0), 1.0))) - 52
-    return np.where(known, np.minimum(fits + _POSITION_HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
+    return np.where(known, np.minimum(fits + _HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
 
 
-def unit_exponent(largest: np.ndarray) -> np.ndarray:
-    """Exponent of the unit for numbers that reached `largest` in the probe.
+def memory_exponent(largest: np.ndarray) -> np.ndarray:
+    """Exponent of the unit for a memory that reached `largest` in the probe: as fine as head room allows.
 
-    Small numbers get a finer unit than weights have, large ones a coarser, and those in between the same.
+    Large numbers whose unit would be coarser than 2**-40 make do with less head room.
     """
     known = np.isfinite(largest) & (largest > 0)
     fits = np.ceil(np.log2(np.where(known, largest, 1.0))) - 52
