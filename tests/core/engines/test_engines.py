@@ -3,63 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core import Problem, hypergradient, reversible, sgd, unrolled
+from core import Problem, reversible, unrolled
 from core.engines import training as training_module
-from core.errors import FixedPointOverflow, InvalidProblem, UncertifiedGradient
-
-STEPS = 120
-INPUTS = jax.random.normal(jax.random.key(10), (64, 5), jnp.float64)
-TARGETS = jnp.sin(INPUTS[:, 0])
-
-
-def predict(params, inputs):
-    return jnp.tanh(inputs @ params["hidden"]) @ params["out"]
-
-
-def make_problem(dtype=jnp.float64, schedule=None):
-    def init(hyper, key):
-        first, second = jax.random.split(key)
-        scale = jnp.exp(hyper["log_scale"]).astype(dtype)
-        return {
-            "hidden": scale[0] * jax.random.normal(first, (5, 7)).astype(dtype),
-            "out": scale[1] * jax.random.normal(second, (7,)).astype(dtype),
-        }
-
-    def inner_loss(params, hyper, step, key):
-        batch = jax.random.randint(key, (32,), 0, 64)
-        residual = predict(params, INPUTS[batch].astype(dtype)) - TARGETS[batch].astype(dtype)
-        penalty = jnp.sum(jnp.exp(hyper["log_l2"]).astype(dtype) * params["hidden"] ** 2)
-        return jnp.mean(residual**2) + penalty
-
-    def outer_loss(params, hyper, key):
-        residual = predict(params, INPUTS.astype(dtype)) - TARGETS.astype(dtype)
-        return jnp.mean(residual**2) + 1e-3 * jnp.sum(hyper["log_l2"] ** 2).astype(dtype)  # and on hyper itself
-
-    def default_schedule(hyper):
-        return {"step_size": jnp.exp(hyper["log_step"]), "momentum": jax.nn.sigmoid(hyper["logit_momentum"])}
-
-    return Problem(init, inner_loss, outer_loss, schedule or default_schedule)
-
-
-def make_hyper(steps=STEPS, dtype=jnp.float64):
-    keys = jax.random.split(jax.random.key(3), 3)
-    return {
-        "log_scale": jnp.array([-1.0, -0.5], dtype),
-        "log_l2": (-4 + jax.random.normal(keys[0], (5, 7))).astype(dtype),
-        "log_step": (-1 + 0.3 * jax.random.normal(keys[1], (steps, 2))).astype(dtype),
-        "logit_momentum": (1 + jax.random.normal(keys[2], (steps, 2))).astype(dtype),
-    }
-
-
-def run(problem, hyper, engine=None, steps=STEPS, key=None):
-    key = jax.random.key(0) if key is None else key
-    return hypergradient(problem, hyper, optimizer=sgd(), num_steps=steps, key=key, engine=engine)
-
-
-def relative_errors(left, right):
-    return {
-        name: float(jnp.linalg.norm(left[name] - right[name]) / jnp.linalg.norm(right[name])) for name in right
-    }
+from core.errors import FixedPointOverflow, UncertifiedGradient
+from tests.core.engines.regression import (
+    INPUTS,
+    STEPS,
+    TARGETS,
+    drifting_problem,
+    make_hyper,
+    make_problem,
+    relative_errors,
+    run,
+)
 
 
 def test_every_hyperparameter_kind_matches_unrolled_autodiff_in_float64():
@@ -232,33 +188,6 @@ def test_the_same_call_gives_the_same_bits():
         np.testing.assert_array_equal(left, right)
 
 
-class Drifting:
-    """A gradient that changes from call to call, as non-deterministic device operations do."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def __call__(self, params):
-        self.calls += 1
-        return np.float64(1 + 1e-9 * self.calls)
-
-
-def drifting_problem():
-    drift = Drifting()
-    problem = make_problem()
-
-    @jax.custom_jvp
-    def noise(params):
-        return jax.pure_callback(drift, jax.ShapeDtypeStruct((), jnp.float64), params)
-
-    noise.defjvp(lambda primals, tangents: (noise(*primals), jnp.zeros(())))
-
-    def inner_loss(params, hyper, step, key):
-        return problem.inner_loss(params, hyper, step, key) * noise(params["out"])
-
-    return Problem(problem.init, inner_loss, problem.outer_loss, problem.schedule)
-
-
 def test_a_loss_that_is_not_deterministic_is_refused():
     with pytest.raises(UncertifiedGradient, match="deterministic"):
         run(drifting_problem(), make_hyper())
@@ -291,45 +220,3 @@ def test_a_state_that_leaves_the_range_and_returns_is_divergence():
     with pytest.raises(FixedPointOverflow) as caught:
         run(problem, make_hyper())
     assert caught.value.step in {50, 51}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"log_step": jnp.array([[1, 2]])}, "hyper.*log_step.*finite floats"),
-        ({"log_scale": jnp.array([jnp.nan, 0.0])}, "hyper.*log_scale.*finite floats"),
-    ],
-)
-def test_hyperparameters_that_cannot_be_differentiated_are_named(change, message):
-    with pytest.raises(InvalidProblem, match=message):
-        run(make_problem(), make_hyper() | change)
-
-
-def test_parameters_that_are_not_floats_are_refused():
-    problem = make_problem()
-    problem = Problem(
-        lambda hyper, key: {"w": jnp.arange(3)}, problem.inner_loss, problem.outer_loss, problem.schedule
-    )
-    with pytest.raises(InvalidProblem, match="float32 or float64"):
-        run(problem, make_hyper())
-
-
-def test_no_steps_are_refused():
-    with pytest.raises(InvalidProblem, match="num_steps is 0"):
-        run(make_problem(), make_hyper(), steps=0)
-
-
-def test_32_bit_mode_is_refused(run_python):
-    output = run_python(
-        """
-        import jax
-        from core import Problem, hypergradient, sgd
-        from core.errors import X64Disabled
-        problem = Problem(lambda h, k: h, lambda p, h, t, k: p, lambda p, h, k: p, lambda h: {})
-        try:
-            hypergradient(problem, 1.0, optimizer=sgd(), num_steps=1, key=jax.random.key(0))
-        except X64Disabled as error:
-            print(error)
-        """
-    )
-    assert "jax_enable_x64" in output
