@@ -31,9 +31,6 @@ __all__ = [
     "unrolled",
 ]
 
-_AT_ONCE_BYTES = 1 << 30  # of state and adjoint, in runs that go side by side
-_BYTES_PER_WEIGHT = 100
-
 
 def hypergradient(
     problem: Problem,
@@ -51,8 +48,8 @@ def hypergradient(
         hyper: pytree of float arrays.
         optimizer: e.g. `sgd()`.
         num_steps: T, steps of one training run.
-        key: a `jax.random.key`, or an array of them, over which value and gradient are averaged; their runs go side
-            by side, over all devices of the process.
+        key: a `jax.random.key`, or a vector of them, over which value and gradient are averaged; the reversible engine
+            takes their runs to all devices of the process.
         engine: `reversible()` unless told otherwise.
 
     Raises:
@@ -63,6 +60,8 @@ def hypergradient(
     """
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise X64Disabled
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidProblem(f"optimizer is {optimizer!r}; give an Optimizer, like sgd()")
     if num_steps < 1:
         raise InvalidProblem(f"num_steps is {num_steps}; it must be at least 1")
     hyper = jax.tree.map(jnp.asarray, hyper)
@@ -73,8 +72,7 @@ def hypergradient(
     keys = _as_keys(key)
     if keys.ndim == 0:
         return engine.many(problem, hyper, optimizer, num_steps, keys)[0]
-    batches = _batches(problem, hyper, keys)
-    runs = [run for batch in batches for run in engine.many(problem, hyper, optimizer, num_steps, batch)]
+    runs = engine.many(problem, hyper, optimizer, num_steps, keys)
     return Hypergradient(
         value=jnp.mean(jnp.stack([run.value for run in runs])),
         gradient=jax.tree.map(
@@ -83,14 +81,6 @@ def hypergradient(
         params=[run.params for run in runs],
         certificate=merged([run.certificate for run in runs]),
     )
-
-
-def _batches(problem: Problem, hyper: Hyper, keys: jax.Array) -> list[jax.Array]:
-    """Keys in runs that fit into memory side by side. How many depends on nothing but the problem."""
-    params = jax.eval_shape(problem.init, hyper, keys[0])
-    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
-    count = max(1, _AT_ONCE_BYTES // (_BYTES_PER_WEIGHT * max(weights, 1)))
-    return [keys[start : start + count] for start in range(0, len(keys), count)]
 
 
 def _as_keys(key: jax.Array) -> jax.Array:

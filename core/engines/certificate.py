@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -52,8 +52,9 @@ class Certificate:
 
 
 def merged(certificates: list[Certificate]) -> Certificate:
-    """One certificate for an average over runs: as good as the worst of them."""
-    return max(
-        certificates,
-        key=lambda one: (not one.exact, one.mismatched_bits or 0, one.stored_bits_per_param_step or 0),
+    """One certificate for all runs of an average: as good as the worst of theirs. Runs that went together share one."""
+    apart = list({id(one): one for one in certificates}.values())
+    worst = max(
+        apart, key=lambda one: (not one.exact, one.mismatched_bits or 0, one.stored_bits_per_param_step or 0)
     )
+    return replace(worst, runs=sum(one.runs for one in apart))

@@ -28,7 +28,7 @@ class Engine(Protocol):
     ) -> list[Hypergradient]:
         """Hypergradients of runs that differ in their key: one key [], or several [S].
 
-        The certificate is that of all of them.
+        Runs that go together share one certificate.
         """
 
 

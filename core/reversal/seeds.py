@@ -26,19 +26,20 @@ class Seeds:
         """
         if self.count is None:
             return function
-        many = jax.vmap(function, in_axes=axes)
-        if len(self.devices) < 2:
-            return many
+        one_each = self.count == len(self.devices)
+        local = _squeezed(function, axes) if one_each else jax.vmap(function, in_axes=axes)
+        if len(self.devices) == 1:
+            return local
         specs = tuple(PartitionSpec() if axis is None else PartitionSpec(_AXIS) for axis in axes)
         mesh = Mesh(np.asarray(self.devices), (_AXIS,))
-        one_each = self.count == len(self.devices)
-        local = _squeezed(function, axes) if one_each else many
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(_AXIS), check_vma=False)
 
     def each(self, tree: Any) -> list[Any]:
-        """A tree of every run, apart."""
+        """A tree of every run, apart, all on the first device."""
         if self.count is None:
             return [tree]
+        if len(self.devices) > 1:
+            tree = jax.device_put(tree, self.devices[0])
         return [jax.tree.map(lambda leaf, index=index: leaf[index], tree) for index in range(self.count)]
 
 

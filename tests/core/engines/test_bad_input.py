@@ -122,6 +122,7 @@ def test_schedules_of_other_optimizers_too(optimizer, schedule, message):
     ("make", "message"),
     [
         (lambda: hybrid(checkpoints=0), "checkpoints is 0.*at least 1"),
+        (lambda: reversible(side_by_side=0), "side_by_side is 0.*at least 1"),
         (lambda: reversible(spill_to="/nowhere/at/all"), "spill_to.*no folder"),
     ],
 )
