@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from core.engines.certificate import Certificate, merged
-from core.engines.engine import Engine
+from core.engines.checkpointed import checkpointed
+from core.engines.engine import Engine, Memory
+from core.engines.forward_mode import forward_mode
+from core.engines.implicit import implicit
+from core.engines.planner import EnginePlan, Prediction, automatic, plan
 from core.engines.problem import Hyper, Problem
 from core.engines.result import Hypergradient
 from core.engines.reversible import hybrid, reversible
+from core.engines.truncated import truncated
 from core.engines.unrolled import unrolled
 from core.errors import InvalidProblem, X64Disabled
 from core.reversal.optimizers import Optimizer, adam, adamw, heavy_ball, nesterov, rmsprop, sgd
@@ -17,17 +22,26 @@ from core.reversal.optimizers import Optimizer, adam, adamw, heavy_ball, nestero
 __all__ = [
     "Certificate",
     "Engine",
+    "EnginePlan",
     "Hypergradient",
+    "Memory",
+    "Prediction",
     "Problem",
     "adam",
     "adamw",
+    "automatic",
+    "checkpointed",
+    "forward_mode",
     "heavy_ball",
     "hybrid",
     "hypergradient",
+    "implicit",
     "nesterov",
+    "plan",
     "reversible",
     "rmsprop",
     "sgd",
+    "truncated",
     "unrolled",
 ]
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 
-from core.engines.certificate import Certificate
 from core.engines.problem import Hyper, Problem
 from core.engines.result import Hypergradient
 from core.reversal.optimizers import Optimizer
+
+
+class Memory(NamedTuple):
+    """Bytes that a hypergradient needs while it is computed, beyond what is there before."""
+
+    device_bytes: int
+    host_bytes: int
 
 
 class Engine(Protocol):
     """A way to compute hypergradients."""
 
     @property
+    def name(self) -> str:
+        """As certificates call it."""
+
+    @property
     def exact_for(self) -> str:
         """What its gradient is exact for, in words; certificates repeat it."""
 
     @property
-    def name(self) -> str:
-        """As certificates call it."""
+    def complete(self) -> bool:
+        """Whether its gradient is the whole one, of every hyperparameter."""
 
     def many(
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
@@ -31,24 +41,10 @@ class Engine(Protocol):
         Runs that go together share one certificate.
         """
 
-
-class OneByOne:
-    """For engines that are written for one run: several are made one after another."""
-
-    def __call__(
+    def memory(
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
-    ) -> Hypergradient:
-        """Hypergradient of one training run."""
-        raise NotImplementedError
+    ) -> Memory:
+        """What one run needs, by XLA's analysis of its compiled programs; no step is taken."""
 
-    def many(
-        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
-    ) -> list[Hypergradient]:
-        """See `Engine`."""
-        each = [keys] if keys.ndim == 0 else list(keys)
-        return [self(problem, hyper, optimizer, num_steps, key) for key in each]
-
-
-def autodiff_certificate(engine: Engine) -> Certificate:
-    """What an engine that differentiates through ordinary floats can say of itself: nothing is proven."""
-    return Certificate(False, engine.name, "autodiff", None, None, None, exact_for=engine.exact_for)
+    def shortened(self, num_steps: int, short: int) -> Engine:
+        """The engine whose cost for `short` steps is to this one's for `num_steps` as the numbers of steps are."""

@@ -25,7 +25,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from core.engines.certificate import Certificate
-from core.engines.engine import Engine
+from core.engines.engine import Engine, Memory
 from core.engines.inner import accumulators, inner_gradient, outer, pull_back, replace_leaves
 from core.engines.problem import Hyper, Params, Problem
 from core.engines.result import Hypergradient
@@ -161,6 +161,8 @@ class Reversible:
         "every hyperparameter, whatever the length of training; only the rounding of the arithmetic is left"
     )
 
+    complete = True
+
     def many(
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
     ) -> list[Hypergradient]:
@@ -176,6 +178,16 @@ class Reversible:
                 problem, hyper, optimizer, num_steps, batch[0] if len(batch) == 1 else batch
             )
         ]
+
+    def memory(
+        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
+    ) -> Memory:
+        """See `Engine`."""
+        return _Reverse(problem, hyper, optimizer, num_steps, key, self).memory()
+
+    def shortened(self, num_steps: int, short: int) -> Engine:
+        """See `Engine`."""
+        return self
 
     def _together(
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
@@ -354,6 +366,38 @@ class _Reverse(Run):
             self.course.seeds,
         )
 
+    def rewinding_bytes(self, adjoint: Adjoint) -> int:
+        """Of the state, the adjoint and what the program that runs backward needs beside them."""
+        lowered = rewind.lower(
+            self.optimizer,
+            Static(self.course.dtypes),
+            Partial(FollowStep(self.optimizer, fused=True), self.problem, self.hyper),
+            self.course.schedule,
+            self.key,
+            self.initial(),
+            adjoint,
+            {},
+            0,
+            self.num_steps,
+            0,
+            seeds=self.course.seeds,
+        )
+        analysis: Any = lowered.compile().memory_analysis()  # None on backends that do not analyse
+        return int(analysis.temp_size_in_bytes + analysis.alias_size_in_bytes)
+
+    def memory(self) -> Memory:
+        """See `Engine`."""
+        adjoint, state = self.adjoint_at_rest(), _bytes(self.initial())
+        kept = _bytes((self.course.schedule, self.shapes)) + _bytes(self.hyper)
+        stretches = min(self.engine.checkpoints, self.num_steps)
+        bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
+        plans = [self.plan(start, stop) for start, stop in pairwise(bounds)]
+        began = state if stretches > 1 else 0  # what a stretch began with is compared with what comes back
+        comparing = 2 * state + _bytes(adjoint)
+        device = kept + max(self.rewinding_bytes(adjoint) + began, comparing)
+        host = max(plan.spilled_bytes for plan in plans) + (stretches - 1) * state
+        return Memory(device, 0 if self.engine.spill_to is not None else host)
+
 
 class _Back(NamedTuple):
     """What running backward to the start leaves."""
@@ -449,25 +493,11 @@ def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_ste
     """
     run = _Reverse(problem, hyper, optimizer, num_steps, key, reversible())
     adjoint = run.adjoint_at_rest()
-    follow = Partial(FollowStep(optimizer, fused=True), problem, hyper)
-    course = run.course
-    lowered = rewind.lower(
-        optimizer,
-        Static(course.dtypes),
-        follow,
-        course.schedule,
-        key,
-        run.initial(),
-        adjoint,
-        {},
-        0,
-        num_steps,
-        0,
-        seeds=course.seeds,
-    )
-    analysis: Any = lowered.compile().memory_analysis()  # None on backends that do not analyse
-    gradient = sum(leaf.nbytes for leaf in jax.tree.leaves((adjoint.schedule, adjoint.hyper)))
-    return analysis.temp_size_in_bytes + analysis.alias_size_in_bytes - gradient
+    return run.rewinding_bytes(adjoint) - _bytes((adjoint.schedule, adjoint.hyper))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @partial(jax.jit, static_argnames=("optimizer", "shapes", "seeds"))

@@ -1,0 +1,258 @@
+"""Which engine to take: seconds and bytes of each, foretold from a short measured probe, and the fastest that fits.
+
+Memory is read off the programs that XLA compiles for the full length of training, none of which is run. Time is
+that of a shorter training of the same problem times the ratio of lengths, which every engine's cost is proportional to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import psutil
+from jax.tree_util import Partial
+
+from core.engines.checkpointed import checkpointed
+from core.engines.engine import Engine, Memory
+from core.engines.forward_mode import forward_mode
+from core.engines.implicit import implicit
+from core.engines.problem import Hyper, Problem
+from core.engines.result import Hypergradient
+from core.engines.reversible import hybrid, reversible
+from core.engines.truncated import truncated
+from core.engines.unrolled import unrolled
+from core.errors import CoreError, InvalidProblem
+from core.reversal.optimizers import Optimizer
+
+_FIRST_STEPS = 8  # of a probe
+_PROBE_SECONDS = 0.4  # that a probe should take, so that clocks and fixed costs matter little
+_REPEATS = 3
+_FORWARD_MODE_UP_TO = 64  # hyperparameters; with more it is never the fastest
+_SHARE = 0.8  # of the memory that is free now, if no budget is given
+
+
+class Prediction(NamedTuple):
+    """What one hypergradient of one training run is going to take, its programs compiled before."""
+
+    engine: Engine
+    seconds: float  # not a number where the probe failed
+    memory: Memory
+    fits: bool  # into the budgets
+    remark: str = ""  # why there is no prediction
+
+    @property
+    def name(self) -> str:
+        """Of the engine."""
+        return self.engine.name
+
+
+class EnginePlan(NamedTuple):
+    """Every engine's prediction: those that fit first, fastest first."""
+
+    predictions: tuple[Prediction, ...]
+    device_budget: int
+    host_budget: int
+
+    @property
+    def chosen(self) -> Engine:
+        """The fastest that fits and gives the whole gradient.
+
+        Raises:
+            InvalidProblem: none fits.
+        """
+        for prediction in self.predictions:
+            if prediction.fits and prediction.engine.complete:
+                return prediction.engine
+        least = min(self.predictions, key=lambda one: one.memory.device_bytes)
+        raise InvalidProblem(
+            f"no engine fits into {self.device_budget} bytes of device and {self.host_budget} of host memory; the "
+            f"least is {least.name} with {least.memory.device_bytes} and {least.memory.host_bytes}: take a smaller "
+            "model or batch, or a larger budget"
+        )
+
+
+def plan(
+    problem: Problem,
+    hyper: Hyper,
+    *,
+    optimizer: Optimizer,
+    num_steps: int,
+    key: jax.Array,
+    engines: list[Engine] | None = None,
+    device_budget: int | None = None,
+    host_budget: int | None = None,
+) -> EnginePlan:
+    """Predict every engine's time and memory.
+
+    Args:
+        problem: as for `hypergradient`.
+        hyper: as for `hypergradient`.
+        optimizer: as for `hypergradient`.
+        num_steps: T.
+        key: of one run.
+        engines: to be compared; all that there are unless given.
+        device_budget: bytes that an engine may take beyond what is there already; what is free unless given.
+        host_budget: the same of host memory.
+
+    Raises:
+        InvalidProblem: the problem cannot be trained as given.
+    """
+    hyper = jax.tree.map(jnp.asarray, hyper)
+    device_budget = _free_on_device() if device_budget is None else device_budget
+    host_budget = int(_SHARE * psutil.virtual_memory().available) if host_budget is None else host_budget
+    engines = all_engines(hyper, num_steps) if engines is None else engines
+    shorter = _Shorter(problem, hyper, optimizer, num_steps, key)
+    predictions = []
+    for engine in engines:
+        try:
+            memory = engine.memory(problem, hyper, optimizer, num_steps, key)
+            seconds, remark = shorter.seconds(engine), ""
+        except InvalidProblem:
+            raise
+        except CoreError as error:
+            memory, seconds, remark = Memory(0, 0), float("nan"), str(error)
+        fits = not remark and memory.device_bytes <= device_budget and memory.host_bytes <= host_budget
+        predictions.append(Prediction(engine, seconds, memory, fits, remark))
+    predictions.sort(key=lambda one: (not one.fits, bool(one.remark), one.seconds))
+    return EnginePlan(tuple(predictions), device_budget, host_budget)
+
+
+def all_engines(hyper: Hyper, num_steps: int) -> list[Engine]:
+    """Those that are worth comparing for so many hyperparameters and steps."""
+    engines: list[Engine] = [reversible(), hybrid(checkpoints=min(8, num_steps)), unrolled(), checkpointed()]
+    engines += [checkpointed("recursive"), truncated(max(1, num_steps // 10)), implicit()]
+    if sum(leaf.size for leaf in jax.tree.leaves(hyper)) <= _FORWARD_MODE_UP_TO:
+        engines.append(forward_mode())
+    return engines
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """See `automatic`."""
+
+    device_budget: int | None
+    host_budget: int | None
+    name = "automatic"
+    exact_for = "what the engine that it chooses is exact for"
+    complete = True
+
+    def many(
+        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
+    ) -> list[Hypergradient]:
+        """See `Engine`."""
+        chosen = _chosen(self, problem, hyper, optimizer, num_steps, keys if keys.ndim == 0 else keys[0])
+        return chosen.many(problem, hyper, optimizer, num_steps, keys)
+
+    def memory(
+        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
+    ) -> Memory:
+        """See `Engine`."""
+        chosen = _chosen(self, problem, hyper, optimizer, num_steps, key)
+        return chosen.memory(problem, hyper, optimizer, num_steps, key)
+
+    def shortened(self, num_steps: int, short: int) -> Engine:
+        """See `Engine`."""
+        return self
+
+
+def automatic(*, device_budget: int | None = None, host_budget: int | None = None) -> Automatic:
+    """Engine that plans (see `plan`) when it first meets a problem, and takes what is fastest within the budgets."""
+    return Automatic(device_budget, host_budget)
+
+
+_choices: dict[Any, Engine] = {}
+_MAX_CHOICES = 32
+
+
+def _chosen(
+    engine: Automatic, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
+) -> Engine:
+    leaves, treedef = jax.tree.flatten((problem, hyper))
+    case = (engine, treedef, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves), optimizer, num_steps)
+    if case not in _choices:
+        if len(_choices) >= _MAX_CHOICES:
+            del _choices[next(iter(_choices))]
+        _choices[case] = plan(
+            problem,
+            hyper,
+            optimizer=optimizer,
+            num_steps=num_steps,
+            key=key,
+            device_budget=engine.device_budget,
+            host_budget=engine.host_budget,
+        ).chosen
+    return _choices[case]
+
+
+class _Shorter:
+    """Shorter trainings of a problem, for the clock."""
+
+    def __init__(
+        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
+    ) -> None:
+        self.problem, self.hyper, self.optimizer, self.num_steps, self.key = (
+            problem,
+            hyper,
+            optimizer,
+            num_steps,
+            key,
+        )
+        self.groups = len(jax.tree.leaves(jax.eval_shape(problem.init, hyper, key)))
+
+    def seconds(self, engine: Engine) -> float:
+        """Predicted of the whole length."""
+        steps = min(_FIRST_STEPS, self.num_steps)
+        taken = self._clock(engine, steps)
+        enough = int(min(self.num_steps, steps * _PROBE_SECONDS / taken))
+        if enough > 2 * steps:
+            steps, taken = enough, self._clock(engine, enough)
+        return taken * self.num_steps / steps
+
+    def _clock(self, engine: Engine, steps: int) -> float:
+        """Seconds of a compiled run of so many steps."""
+        engine = engine.shortened(self.num_steps, steps)
+        problem = Problem(
+            self.problem.init,
+            self.problem.inner_loss,
+            self.problem.outer_loss,
+            Partial(_Cut(self.num_steps, self.groups, steps), self.problem.schedule),
+        )
+
+        def run() -> float:
+            began = time.perf_counter()
+            results = engine.many(problem, self.hyper, self.optimizer, steps, self.key)
+            jax.block_until_ready([result[:3] for result in results])
+            return time.perf_counter() - began
+
+        run()
+        return min(run() for _ in range(_REPEATS))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A schedule's first steps."""
+
+    num_steps: int
+    groups: int
+    short: int
+
+    def __call__(self, schedule: Callable[[Hyper], dict[str, Any]], hyper: Hyper) -> dict[str, Any]:
+        over_time = {(self.num_steps,), (self.num_steps, self.groups)}
+        given = schedule(hyper)
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: value[: self.short] if getattr(value, "shape", None) in over_time else value
+            for name, value in given.items()
+        }
+
+
+def _free_on_device() -> int:
+    stats = jax.local_devices()[0].memory_stats()  # None on CPU, where the device's memory is the host's
+    if stats and "bytes_limit" in stats:
+        return int(_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
+    return int(_SHARE * psutil.virtual_memory().available)
