@@ -135,7 +135,7 @@ def _spread_backward(
         # columns are summed by a product with ones: XLA on CPU takes three times as long for a plain sum of
         # products (145 against 45 microseconds for both sums of a 784 by 50 group)
         rows = cotangent.reshape(-1, cotangent.shape[-1])
-        cotangent = jnp.ones(len(rows), rows.dtype) @ rows
+        cotangent = jnp.matmul(jnp.ones(len(rows), rows.dtype), rows, precision="highest")
     return (jnp.sum(cotangent, dtype=jnp.float64),)
 
 
@@ -207,7 +207,7 @@ class Reversible:
         raise UncertifiedGradient(
             f"running backward missed the start by {certificate.mismatched_bits} bits: the inner loss does not return "
             "the same bits for the same arguments; make it deterministic (no host state, no nondeterministic device "
-            "operations) or choose another engine"
+            f"operations) or choose another engine. Or unstep of {optimizer.name} does not undo its step"
         )
 
     def store(self) -> Store:
@@ -298,9 +298,8 @@ class _Reverse(Run):
 
     def probe(self, mode: str) -> bool:
         """Whether a few steps come back exactly in this mode."""
-        back = _There(self, mode).and_back(
-            [0, min(_PROBE_STEPS, self.num_steps)], lambda _: self.adjoint_at_rest()
-        )
+        bounds = [0, min(_PROBE_STEPS, self.num_steps)]
+        back = self.in_range(lambda: _There(self, mode).and_back(bounds, lambda _: self.adjoint_at_rest()))
         return not any(back.mismatched.values())
 
     def attempt(self, mode: str) -> list[Hypergradient]:
@@ -315,7 +314,7 @@ class _Reverse(Run):
 
         stretches = min(self.engine.checkpoints, self.num_steps)
         bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
-        back = _There(self, mode).and_back(bounds, outer_adjoint)
+        back = self.in_range(lambda: _There(self, mode).and_back(bounds, outer_adjoint))
         if any(back.mismatched.values()):
             self.locate_overflow()
         certificate = self._certificate(mode, back)
@@ -424,23 +423,23 @@ class _There:
         run = self.run
         plans = [run.plan(start, stop) for start, stop in pairwise(bounds)]
         if len(plans) == 1:
-            trajectory = run.forward(plans[0], self.run.engine.store)
+            trajectory = run.forward(plans[0], run.initial(), run.engine.store())
             stored_bits = trajectory.stored_bits
             adjoint = adjoint_at(run.parameters(trajectory.state))
-            state, adjoint = self._undo(trajectory, adjoint)
-            return _Back(adjoint, mismatched_bits(state, run.initial()), stored_bits)
+            state, adjoint, missed = self._undo(trajectory, adjoint)
+            return _Back(adjoint, _sum(mismatched_bits(state, run.initial()), missed), stored_bits)
         return self._through_checkpoints(plans, adjoint_at)
 
     def _through_checkpoints(self, plans: list[Plan], adjoint_at: Callable[[Params], Adjoint]) -> _Back:
         run, checkpoints = self.run, self.run.engine.store()
-        mismatched: dict[str, int] = {}
+        mismatched: list[dict[str, int]] = []
 
         def there_and_back(plan: Plan, began: State, adjoint_at: Callable[[Trajectory], Adjoint]) -> _Back:
-            trajectory = run.forward(plan, run.engine.store, copied(began))
+            trajectory = run.forward(plan, copied(began), run.engine.store())
             stored_bits, adjoint = trajectory.stored_bits, adjoint_at(trajectory)
-            state, adjoint = self._undo(trajectory, adjoint)
-            _count(mismatched, mismatched_bits(state, began))
-            return _Back(adjoint, mismatched, stored_bits)
+            state, adjoint, missed = self._undo(trajectory, adjoint)
+            mismatched.extend((mismatched_bits(state, began), missed))
+            return _Back(adjoint, {}, stored_bits)
 
         try:
             state = run.forward_only(plans[:-1], checkpoints.push)
@@ -450,16 +449,16 @@ class _There:
                 began, adjoint = self._checkpoint(checkpoints, state), back.adjoint
 
                 def arrives(ended: Trajectory, state: State = state, adjoint: Adjoint = adjoint) -> Adjoint:
-                    _count(mismatched, mismatched_bits(without_buffers(copied(ended.state)), state))
+                    mismatched.append(mismatched_bits(without_buffers(copied(ended.state)), state))
                     return adjoint
 
                 back = there_and_back(plan, began, arrives)
                 most, state = max(most, back.stored_bits), began
-            return back._replace(stored_bits=most + checkpoints.bits)
+            return back._replace(mismatched=_sum(*mismatched), stored_bits=most + checkpoints.bits)
         finally:
             checkpoints.close()
 
-    def _undo(self, trajectory: Trajectory, adjoint: Adjoint) -> tuple[State, Adjoint]:
+    def _undo(self, trajectory: Trajectory, adjoint: Adjoint) -> tuple[State, Adjoint, dict[str, int]]:
         try:
             return backward(
                 self.run.course,
@@ -481,9 +480,8 @@ class _There:
         return without_buffers(copied(treedef.unflatten(restored)))
 
 
-def _count(total: dict[str, int], more: dict[str, int]) -> None:
-    for name, bits in more.items():
-        total[name] = total.get(name, 0) + bits
+def _sum(*counts: dict[str, int]) -> dict[str, int]:
+    return {name: sum(one.get(name, 0) for one in counts) for count in counts for name in count}
 
 
 def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array) -> int:

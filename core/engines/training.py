@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from core.reversal.schedule import Schedule, check, prepare
 from core.reversal.seeds import ONE, seeds_over_devices
 from core.reversal.segments import Static, float_magnitudes, real_parameters, without_buffers
 from core.reversal.stepping import anatomy, fixed_rest
-from core.reversal.stores import HostStore, NoStore, Store
+from core.reversal.stores import NoStore, Store
 from core.reversal.trajectory import (
     Conduct,
     Course,
@@ -110,9 +110,8 @@ class Run:
 
     def plan(self, start: int = 0, stop: int | None = None) -> Plan:
         """Spill plan of steps [start, stop)."""
-        plan = plan_spills(self.factors, sizes_of(self.shapes), start, stop)
         runs = self.course.seeds.count or 1
-        return replace(plan, bound_bits=plan.bound_bits * runs, sizes=tuple(size * runs for size in plan.sizes))
+        return plan_spills(self.factors, [size * runs for size in sizes_of(self.shapes)], start, stop)
 
     def initial(self) -> State:
         """The fixed-point state that training starts from: made anew, with the same bits, rather than kept."""
@@ -157,44 +156,8 @@ class Run:
         """Elementary parameters of a fixed-point state, in compute precision."""
         return real_parameters(state, Static(self.course.dtypes), self.course.seeds)
 
-    def forward(
-        self, plan: Plan, new_store: Callable[[], Store] = HostStore, initial: State | None = None
-    ) -> Trajectory:
-        """Train along `plan`, from the start unless `initial` (consumed) is given. Raises FixedPointOverflow."""
-        if initial is not None:
-            return self._forward(plan, initial, new_store())
-        return self._in_range(lambda: self._forward(plan, self.initial(), new_store()))
-
-    def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None]) -> State:
-        """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
-
-        Returns:
-            The state after the last. Buffers are empty at the start of each plan.
-        """
-
-        def train() -> State:
-            state = self.initial()
-            for plan in plans:
-                for number in jax.tree.leaves(state, is_leaf=is_number):
-                    push(jnp.copy(number.integers))
-                state = without_buffers(self._forward(plan, state, NoStore()).state)
-            return state
-
-        return self._in_range(train)
-
-    def _in_range(self, train: Callable[[], Any]) -> Any:
-        """Train; what leaves its range gets a coarser unit, and training starts over, before it is called diverged."""
-        tries = 1
-        while True:
-            try:
-                return train()
-            except LeftRange as left:
-                if tries == _TRIES or not self._coarsen(left.largest):
-                    self.locate_overflow()
-                    raise
-            tries += 1
-
-    def _forward(self, plan: Plan, initial: State, store: Store) -> Trajectory:
+    def forward(self, plan: Plan, initial: State, store: Store) -> Trajectory:
+        """Train along `plan` from `initial` (consumed). The store is closed if that fails. Raises LeftRange."""
         try:
             return forward(
                 self.course, self.gradient, initial, plan, store=store, conduct=self.conduct(self.habits.forward)
@@ -202,6 +165,39 @@ class Run:
         except BaseException:
             store.close()
             raise
+
+    def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None] = lambda _: None) -> State:
+        """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
+
+        Returns:
+            The state after the last. Buffers are empty at the start of each plan.
+
+        Raises:
+            LeftRange: as for `forward`.
+        """
+        state = self.initial()
+        for plan in plans:
+            for number in jax.tree.leaves(state, is_leaf=is_number):
+                push(jnp.copy(number.integers))
+            state = without_buffers(self.forward(plan, state, NoStore()).state)
+        return state
+
+    def in_range(self, work: Callable[[], Any]) -> Any:
+        """Do work that trains; what leaves its range gets a coarser unit, and the work starts over, before it is called
+        diverged.
+
+        Raises:
+            FixedPointOverflow: training diverged.
+        """
+        tries = 1
+        while True:
+            try:
+                return work()
+            except LeftRange as left:
+                if tries == _TRIES or not self._coarsen(left.largest):
+                    self.locate_overflow()
+                    raise
+            tries += 1
 
     def conduct(self, pace: Pace) -> Conduct:
         """How a trajectory is run."""
@@ -282,4 +278,4 @@ def train(
         FixedPointOverflow: training diverged.
     """
     run = Run(problem, jax.tree.map(jnp.asarray, hyper), optimizer, num_steps, key, interrupt)
-    return run.parameters(run.forward_only([run.plan()], lambda _: None))
+    return run.parameters(run.in_range(lambda: run.forward_only([run.plan()])))

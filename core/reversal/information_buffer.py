@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.reversal.lifting import FORGETTING, OVERFLOW
+from core.reversal.lifting import OVERFLOW
 
 SPILL_BITS = 32
 _WORTH_SPILLING = 2.0 ** (SPILL_BITS + 6)  # below this a spill would store leading zeros
 _GROWTH_WINDOW = 1 << 14  # steps looked ahead at a time
 _TAPE_BYTES = 1 << 26  # of values stored whole, kept on the device until a segment ends
 _TAPE_STEPS = 1 << 12
-_NUMBER_BITS = 53  # no number can lose more
+NUMBER_BITS = 53  # no number can lose more
 _MAX_GROWTH_BITS = 60  # a buffer of at most 52 bits is full before it has grown by this much
 
 
@@ -43,8 +43,11 @@ class Segment(NamedTuple):
 class Factors(NamedTuple):
     """What is known of a trajectory's decay factors K before it runs; each {field: [T, groups]}."""
 
-    smallest: dict[str, np.ndarray]  # K of the element that decays most
-    bits: dict[str, np.ndarray]  # mean of log2(1/K) over the group's elements
+    smallest: dict[
+        str, np.ndarray
+    ]  # K of the element that decays most, of those not forgotten; 1 if there are none
+    forgets: dict[str, np.ndarray]  # whether an element has K < FORGETTING
+    bits: dict[str, np.ndarray]  # mean of log2(1/K) over the group's elements, none above NUMBER_BITS
     num_steps: int
 
 
@@ -79,22 +82,24 @@ def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | 
     """
     fields = list(factors.smallest)
     places = [Place(field, group) for field in fields for group in range(len(sizes))]
-    nothing = np.empty((len(range(factors.num_steps)[start:stop]), 0))
-    smallest = np.concatenate([nothing, *(factors.smallest[field][start:stop] for field in fields)], axis=1)
-    bits = np.concatenate([nothing, *(factors.bits[field][start:stop] for field in fields)], axis=1)
-    forgets = smallest < FORGETTING
-    bits = np.where(np.isfinite(bits), np.minimum(bits, _NUMBER_BITS), _NUMBER_BITS)
-    if start == 0:
-        bits = np.where((np.arange(len(bits)) == 0)[:, None] & forgets, 0.0, bits)  # memory at rest holds nothing
+
+    def columns(known: dict[str, np.ndarray]) -> np.ndarray:
+        nothing = np.empty((len(range(factors.num_steps)[start:stop]), 0))
+        return np.concatenate([nothing, *(known[field][start:stop] for field in fields)], axis=1)
+
+    forgets, bits = columns(factors.forgets).astype(bool), columns(factors.bits)
+    if start == 0:  # memory at rest holds nothing
+        memory = np.array([place.field != "position" for place in places], bool)
+        bits[:1] = np.where(forgets[:1] & memory, 0.0, bits[:1])
     bound = float((bits.sum(axis=0) * np.tile(sizes, len(fields))).sum())
-    growth = np.where(forgets, 1.0, 1 / np.where(forgets, 1.0, smallest))
+    growth = 1 / columns(factors.smallest)
     # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second
-    slack = np.where(forgets, 0.0, growth + 2)
+    slack = growth + 2
     changes = np.flatnonzero((forgets[1:] != forgets[:-1]).any(axis=1)) + 1
 
     segments: list[Segment] = []
     magnitudes = np.zeros(len(places))  # upper bound of |buffer| at `at`, one for each place
-    at, num_steps = 0, len(smallest)
+    at, num_steps = 0, len(forgets)
     while at < num_steps:
         full = magnitudes * growth[at] + slack[at] > OVERFLOW
         chosen = full | (full.any() & (magnitudes >= _WORTH_SPILLING))

@@ -65,7 +65,7 @@ def decay(
 def undecay(
     value: Float64[Array, ...], buffer: Float64[Array, ...], factor: Float64[Array, ...]
 ) -> tuple[Float64[Array, ...], Float64[Array, ...]]:
-    """Exact inverse of `decay`: its lines, negated, from last to first. A forgotten value stays scaled."""
+    """Exact inverse of `decay`: its lines, negated, from last to first. Forgotten values stay scaled: see `left_of`."""
     kept = jnp.where(factor < FORGETTING, 1.0, factor)
 
     value = value - jnp.round((kept * (1 - kept)) * buffer)
@@ -73,3 +73,8 @@ def undecay(
     value = value - jnp.round((kept - 1) * buffer)
     buffer = buffer - value
     return value, buffer
+
+
+def left_of(value: Float64[Array, ...], factor: Float64[Array, ...]) -> Float64[Array, ...]:
+    """What `undecay` gives back where `decay` was given `value`: the value itself, or scaled where it was forgotten."""
+    return jnp.where(factor < FORGETTING, jnp.round(factor * value), value)

@@ -22,6 +22,10 @@ class Fixed(NamedTuple):
     integers: Float64[Array, ...]  # whole numbers, |integers| < 2**52
     unit: Array  # scalar, a power of two; the value is integers × unit
     buffer: Float64[Array, ...] | None  # information buffer, of a field that decays
+    taped: Float64[Array, ...] | None = None  # while a step is undone that forgot the number: what it was before
+    missed: Array | None = (
+        None  # after `undecay` of such a number: bits by which it missed what was left of `taped`
+    )
 
 
 class Noted(NamedTuple):
@@ -84,7 +88,10 @@ def undecay(number: Number, factor: Float[Array, ...]) -> Number:
     if not isinstance(number, Fixed):
         return number
     integers, buffer = lifting.undecay(number.integers, _buffer(number), factor)
-    return number._replace(integers=integers, buffer=buffer)
+    if number.taped is None:
+        return number._replace(integers=integers, buffer=buffer)
+    missed = differing_bits(integers, lifting.left_of(number.taped, factor))
+    return number._replace(integers=number.taped, buffer=buffer, taped=None, missed=missed)
 
 
 def root(value: Float[Array, ...]) -> Float[Array, ...]:
@@ -99,6 +106,11 @@ def product(left: Float[Array, ...], right: Float[Array, ...]) -> Float[Array, .
     """Left × right for use in a sum: rounded (in float64 to 51 bits) before the sum, whatever the compiler fuses."""
     result = jnp.asarray(left * right)
     return jax.lax.reduce_precision(result, 11, 51) if result.dtype == jnp.float64 else result
+
+
+def differing_bits(one: Float64[Array, ...], other: Float64[Array, ...]) -> Array:
+    """Number of bits in which whole numbers differ."""
+    return jnp.sum(jax.lax.population_count(one.astype(jnp.int64) ^ other.astype(jnp.int64)))
 
 
 def _buffer(number: Fixed) -> Float64[Array, ...]:

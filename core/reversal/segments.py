@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from core.errors import InvalidOptimizer
 from core.reversal.information_buffer import Place
 from core.reversal.lifting import LIMIT, OVERFLOW
-from core.reversal.moves import Fixed, is_number, to_float
+from core.reversal.moves import Fixed, differing_bits, is_number, to_float
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.schedule import Schedule, hypers_of
 from core.reversal.seeds import ONE, Seeds
@@ -159,8 +160,13 @@ def rewind(
     stop: jax.Array,
     origin: jax.Array,
     seeds: Seeds = ONE,
-) -> tuple[State, Any]:
-    """Undo steps [start, stop), the last one first. Forgotten fields are restored from the tape."""
+) -> tuple[State, Any, dict[Place, jax.Array]]:
+    """Undo steps [start, stop), the last one first. Forgotten fields are restored from the tape.
+
+    Returns:
+        The state, the carry, and for each place on the tape the bits in which what was undone differs from what the
+        steps left of the value restored.
+    """
 
     def run(
         observe: Observe,
@@ -170,12 +176,15 @@ def rewind(
         carry: Any,
         tape: Tape,
         *steps: jax.Array,
-    ) -> tuple[State, Any]:
+    ) -> tuple[State, Any, dict[Place, jax.Array]]:
         start, stop, origin = steps
 
-        def undo(iteration: jax.Array, both: tuple[State, Any]) -> tuple[State, Any]:
-            state, carry = both
+        def undo(iteration: jax.Array, all_three: Any) -> tuple[State, Any, dict[Place, jax.Array]]:
+            state, carry, differing = all_three
             number = stop - 1 - iteration
+            for place, values in tape.items():
+                before = jax.lax.dynamic_index_in_dim(values, number - origin, 0, keepdims=False)
+                state = with_number(state, place, number_at(state, place)._replace(taped=before))
             follow: list[Callable[..., Any]] = []
 
             def gradient_at(position: Params) -> Params:
@@ -185,13 +194,17 @@ def rewind(
                 return _exact(grads)
 
             state = unstep(optimizer, state, gradient_at, _hypers(schedule, number, dtypes.tree))
-            for place, values in tape.items():
-                integers = jax.lax.dynamic_index_in_dim(values, number - origin, 0, keepdims=False)
-                state = with_number(state, place, number_at(state, place)._replace(integers=integers))
+            for place in tape:
+                undone = number_at(state, place)
+                if undone.missed is None:
+                    raise InvalidOptimizer(f"unstep of {optimizer.name} never undoes the decay of {place.field}")
+                differing = differing | {place: differing[place] + undone.missed}
+                state = with_number(state, place, undone._replace(missed=None))
             before = type(state)(*(as_real(field, dtypes.tree) for field in state))
-            return state, follow[0](before, schedule.row(number), schedule.weights)
+            return state, follow[0](before, schedule.row(number), schedule.weights), differing
 
-        return jax.lax.fori_loop(0, stop - start, undo, (state, carry))
+        none_yet = {place: jnp.zeros((), jnp.int64) for place in tape}
+        return jax.lax.fori_loop(0, stop - start, undo, (state, carry, none_yet))
 
     axes = (None, None, 0, 0, 0, 0, None, None, None)
     return seeds.map(run, axes)(observe, schedule, key, state, carry, tape, start, stop, origin)
@@ -278,17 +291,14 @@ def mismatched_bits(left: State, right: State) -> dict[str, int]:
 
 @jax.jit
 def _differing_bits(left: State, right: State) -> dict[str, jax.Array]:
-    def differing(one: jax.Array, other: jax.Array) -> jax.Array:
-        return jnp.sum(jax.lax.population_count(one.astype(jnp.int64) ^ other.astype(jnp.int64)))
-
     counts: dict[str, jax.Array] = {}
     nothing = jnp.zeros((), jnp.int64)
     for name, one, other in zip(left._fields, left, right, strict=True):
         for a, b in zip(numbers_of(one), numbers_of(other), strict=True):
-            counts[name] = counts.get(name, nothing) + differing(a.integers, b.integers)
+            counts[name] = counts.get(name, nothing) + differing_bits(a.integers, b.integers)
             if a.buffer is not None and b.buffer is not None:
                 buffer = f"{name} buffer"
-                counts[buffer] = counts.get(buffer, nothing) + differing(a.buffer, b.buffer)
+                counts[buffer] = counts.get(buffer, nothing) + differing_bits(a.buffer, b.buffer)
     return counts
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from core.errors import InvalidOptimizer
 from core.reversal.lifting import UNIT
-from core.reversal.moves import Fixed, Noted
+from core.reversal.moves import Fixed, Noted, Number
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.seeds import ONE, Seeds
 
@@ -80,7 +80,7 @@ def unstep(
         optimizer.unstep(group, hyper)
         for group, hyper in zip(split(state, treedef), _by_group(hypers, treedef), strict=True)
     ]
-    positions = [next(move) for move in moves]
+    positions = [_first_yield(optimizer, move) for move in moves]
     gradients = jax.tree.leaves(gradient_at(treedef.unflatten(positions)))
     before = []
     for move, gradient in zip(moves, gradients, strict=True):
@@ -93,20 +93,30 @@ def unstep(
     return join(before, treedef)
 
 
+def _first_yield(optimizer: Optimizer, move: Any) -> Number:
+    try:
+        return next(move)
+    except (StopIteration, TypeError) as error:
+        raise InvalidOptimizer(
+            f"unstep of {optimizer.name} must be a generator that says `gradient = yield position` once"
+        ) from error
+
+
 def decay_factors(optimizer: Optimizer, shapes: Params, hypers: TreeHypers) -> dict[str, Params]:
     """{field: factor by which a step decays it, a pytree like the parameters}."""
     leaves, treedef = jax.tree.flatten(shapes)
     noted = [
-        _noted_factors(optimizer, jnp.zeros(leaf.shape), hyper)
+        _noted_factors(optimizer, optimizer.init(jnp.zeros(leaf.shape)), jnp.zeros(leaf.shape), hyper)
         for leaf, hyper in zip(leaves, _by_group(hypers, treedef), strict=True)
     ]
     return {field: treedef.unflatten([one[field] for one in noted]) for field in anatomy(optimizer).decaying}
 
 
-def _noted_factors(optimizer: Optimizer, weights: jax.Array, hypers: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _noted_factors(
+    optimizer: Optimizer, state: State, gradient: jax.Array, hypers: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
     factors: dict[str, jax.Array] = {}
-    state = optimizer.init(weights)
-    optimizer.step(type(state)(*map(partial(Noted, factors=factors), state, state._fields)), weights, hypers)
+    optimizer.step(type(state)(*map(partial(Noted, factors=factors), state, state._fields)), gradient, hypers)
     return factors
 
 
@@ -124,14 +134,18 @@ def anatomy(optimizer: Optimizer) -> Anatomy:
     Raises:
         InvalidOptimizer: what they do cannot be undone.
     """
-    fields = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), jnp.float64))._fields
+    scalar = jax.ShapeDtypeStruct((), jnp.float64)
+    state = jax.eval_shape(optimizer.init, scalar)
+    fields = state._fields
     if fields[0] != "position":
         raise InvalidOptimizer(
             f"the first field of {optimizer.name}'s state is {fields[0]!r}; it must be 'position'"
         )
     hypers = {name: jnp.asarray(0.5) for name in optimizer.hyperparameters}
-    factors = jax.make_jaxpr(lambda weights: _noted_factors(optimizer, weights, hypers), return_shape=True)
-    jaxpr, shapes = factors(jnp.zeros(()))
+    factors = jax.make_jaxpr(
+        lambda state, gradient: _noted_factors(optimizer, state, gradient, hypers), return_shape=True
+    )
+    jaxpr, shapes = factors(state, scalar)
     if _depends(jaxpr.jaxpr):
         raise InvalidOptimizer(
             f"step of {optimizer.name} decays by a factor that depends on the state or the gradient; let it depend on "

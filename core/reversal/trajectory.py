@@ -17,6 +17,7 @@ import numpy as np
 
 from core.errors import FixedPointOverflow, InvalidProblem
 from core.reversal.information_buffer import (
+    NUMBER_BITS,
     Factors,
     Plan,
     Segment,
@@ -27,7 +28,7 @@ from core.reversal.information_buffer import (
     unspill,
     widened,
 )
-from core.reversal.lifting import OVERFLOW
+from core.reversal.lifting import FORGETTING, OVERFLOW
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
@@ -120,18 +121,18 @@ def factors_of(optimizer: Optimizer, schedule: Schedule, params: Params, num_ste
         InvalidProblem: the schedule makes one leave [0, 1].
     """
     shapes = Static(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params))
-    smallest, bits, largest = jax.device_get(_factors(optimizer, schedule, shapes, num_steps))
-    for name in smallest:
-        wrong = ~((smallest[name] >= 0) & (largest[name] <= 1))
+    least, most, kept, bits = jax.device_get(_factors(optimizer, schedule, shapes, num_steps))
+    for name in least:
+        wrong = ~((least[name] >= 0) & (most[name] <= 1))
         if wrong.any():
             step, group = (int(index) for index in np.argwhere(wrong)[0])
-            low, high = smallest[name][step, group], largest[name][step, group]
+            low, high = least[name][step, group], most[name][step, group]
             outside = low if low < 0 else high
             raise InvalidProblem(
                 f"step {step} of {optimizer.name} would scale {name} of group {group} by {outside:.6g}; "
                 "a decay must lie in [0, 1]: check the schedule's signs, and lower step_size × weight_decay"
             )
-    return Factors(smallest, bits, num_steps)
+    return Factors(kept, {name: factor < FORGETTING for name, factor in least.items()}, bits, num_steps)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "shapes", "num_steps"))
@@ -147,7 +148,13 @@ def _factors(optimizer: Optimizer, schedule: Schedule, shapes: Static, num_steps
         def per_group(measure: Callable[[jax.Array], jax.Array]) -> dict[str, jax.Array]:
             return {name: jnp.stack([measure(leaf) for leaf in each]) for name, each in leaves.items()}
 
-        return per_group(jnp.min), per_group(lambda factor: jnp.mean(_bits(factor))), per_group(jnp.max)
+        def least_kept(factor: jax.Array) -> jax.Array:
+            return jnp.min(jnp.where(factor < FORGETTING, 1.0, factor))
+
+        def mean_bits(factor: jax.Array) -> jax.Array:
+            return jnp.mean(jnp.minimum(_bits(factor), NUMBER_BITS))
+
+        return per_group(jnp.min), per_group(jnp.max), per_group(least_kept), per_group(mean_bits)
 
     return jax.lax.map(at, jnp.arange(num_steps))
 
@@ -256,13 +263,16 @@ def backward(
     carry: Any,
     *,
     conduct: Conduct | None = None,
-) -> tuple[State, Any]:
+) -> tuple[State, Any, dict[str, int]]:
     """Undo a forward run (consumed, with `carry`), step by step from the last to the first.
 
     Returns:
-        The state before the first step, equal bit for bit to what `forward` was given; and the carry.
+        The state before the first step, equal bit for bit to what `forward` was given; the carry; and {field: bits in
+        which what was undone differs from what steps that forget it had left of it}, all of them 0 if `observe` gave
+        the gradients of the forward run.
     """
     state, store, conduct = trajectory.state, trajectory.store, conduct or Conduct()
+    missed: dict[str, int] = {}
     for segment in reversed(trajectory.plan.segments):
         tape = _blank_tape(course, state, segment)
         for place, blank in reversed(list(tape.items())):
@@ -270,7 +280,7 @@ def backward(
             tape[place] = widened(store.pop(), shape)
         for start, stop in conduct.pace.timed(segment.start, segment.stop, backward=True):
             conduct.interrupt()
-            state, carry = rewind(
+            state, carry, differing = rewind(
                 course.optimizer,
                 Static(course.dtypes),
                 observe,
@@ -284,12 +294,14 @@ def backward(
                 segment.start,
                 seeds=course.seeds,
             )
+            for place, bits in jax.device_get(differing).items():
+                missed[place.field] = missed.get(place.field, 0) + int(np.sum(bits))
             jax.block_until_ready(carry)
         for place in reversed(segment.spills):
             number = number_at(state, place)
             buffer = unspill(number.buffer, jnp.asarray(store.pop()))
             state = with_number(state, place, number._replace(buffer=buffer))
-    return state, carry
+    return state, carry, missed
 
 
 def _blank_tape(course: Course, state: State, segment: Segment) -> dict[Any, jax.Array]:

@@ -10,6 +10,13 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compilations_go_with_their_module():
+    """Every compiled program holds memory maps, of which Linux grants a process 65530; without this XLA crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def run_python():
     """Run a program in a fresh interpreter and return what it prints."""

@@ -13,7 +13,7 @@ import pytest
 
 from core import Problem, adam, adamw, heavy_ball, hypergradient, nesterov, reversible, rmsprop, sgd, unrolled
 from core.reversal import lifting, moves
-from core.reversal.information_buffer import SPILL_BITS, Factors, plan_spills, spill, unspill
+from core.reversal.information_buffer import NUMBER_BITS, SPILL_BITS, Factors, plan_spills, spill, unspill
 from core.reversal.lifting import FORGETTING, FRACTION_BITS, LIMIT, OVERFLOW
 from core.reversal.moves import Fixed, root
 from core.reversal.schedule import normalize, prepare
@@ -290,7 +290,9 @@ def test_L6_L7_L8_the_error_of_a_decay_and_the_growth_of_its_buffer(factor):
 
 
 def planned(factors, size=1):
-    known = Factors({"v": factors}, {"v": -np.log2(factors)}, len(factors))
+    forgets = factors < FORGETTING
+    bits = np.minimum(-np.log2(np.maximum(factors, 1e-300)), NUMBER_BITS)
+    known = Factors({"v": np.where(forgets, 1.0, factors)}, {"v": forgets}, {"v": bits}, len(factors))
     return plan_spills(known, [size] * factors.shape[1])
 
 

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.reversal.information_buffer import Factors, narrowed, plan_spills, spill, unspill, widened
-from core.reversal.lifting import OVERFLOW, decay
+from core.reversal.information_buffer import NUMBER_BITS, Factors, narrowed, plan_spills, spill, unspill, widened
+from core.reversal.lifting import FORGETTING, OVERFLOW, decay
 
 
 def plan(factors, size=1, **bounds):
-    known = Factors({"v": factors}, {"v": -np.log2(factors)}, len(factors))
+    forgets = factors < FORGETTING
+    bits = np.minimum(-np.log2(np.maximum(factors, 1e-300)), NUMBER_BITS)
+    known = Factors({"v": np.where(forgets, 1.0, factors)}, {"v": forgets}, {"v": bits}, len(factors))
     return plan_spills(known, [size] * factors.shape[1], **bounds)
 
 

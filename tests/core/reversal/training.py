@@ -45,7 +45,9 @@ class Training:
         return forward(self.course, self.gradient, self.initial(), plan or self.plan, **kwargs)
 
     def backward(self, trajectory):
-        return backward(self.course, only_gradient(self.gradient), trajectory, ())[0]
+        state, _, missed = backward(self.course, only_gradient(self.gradient), trajectory, ())
+        assert not any(missed.values())
+        return state
 
     def locate_overflow(self, names=("a", "b")):
         locate_overflow(self.course, self.gradient, self.initial(), self.steps, names=list(names))
