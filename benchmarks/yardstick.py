@@ -47,12 +47,16 @@ def yardstick(
     steps: int,
     optimizer: str = "sgd",
     *,
+    features: int = 784,
     hidden: tuple[int, ...] = HIDDEN,
+    classes: int = 10,
     batch: int = BATCH,
     momentum: float = MOMENTUM,
+    l2: float = 0.0,
 ) -> Case:
     """The yardstick, or a relative of it. Learned are step size and momentum (Adam: β1) of every step and group,
-    and the initial scale of every group. Inputs are noise: neither time nor memory depends on their values.
+    and the initial scale of every group; a penalty for each, where it does not start at zero. Inputs are noise: neither
+    time nor memory depends on their values.
     """
     schedules = {"per": ["step", "group"], "learn": True}
     spec = JobSpec.model_validate(
@@ -60,7 +64,7 @@ def yardstick(
             "problem": {
                 "kind": "classifier",
                 "dataset": {"name": "noise", "split": {"train": 10 * batch, "valid": batch, "test": batch}},
-                "model": {"kind": "mlp", "hidden": hidden},
+                "model": {"kind": "mlp", "hidden": hidden} if hidden else {"kind": "logistic_regression"},
                 "outer_loss": "train",
             },
             "training": {"num_steps": steps, "batch_size": batch},
@@ -68,12 +72,13 @@ def yardstick(
                 "step_size": schedules | {"initial": STEP_SIZE[optimizer]},
                 "momentum": schedules | {"initial": momentum},
                 "init_scale": {"learn": True, "per": ["group"], "initial": 0.05},
+                "l2": {"learn": l2 > 0, "per": ["group"], "initial": l2},
             },
         }
     )
     rng = np.random.default_rng(0)
-    part = Examples(rng.random((10 * batch, 784)) - 0.5, rng.integers(0, 10, 10 * batch))
-    groups = groups_of(spec.problem, 784, 10)
+    part = Examples(rng.random((10 * batch, features)) - 0.5, rng.integers(0, classes, 10 * batch))
+    groups = groups_of(spec.problem, features, classes)
     layouts = layouts_of(spec, groups)
     problem = Classifier.of(spec, groups, layouts).problem(SplitData(part, part, part, ""))
     hyper = {name: jnp.asarray(one.initial_values()) for name, one in layouts.items() if one.learn}

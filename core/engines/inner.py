@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem
+from core.reversal.dependence import depending_outputs, is_literal
 from core.reversal.optimizers import Optimizer
 from core.reversal.schedule import Schedule, normalize, prepare
 from core.reversal.seeds import ONE, Seeds
@@ -50,12 +51,12 @@ def pull_back(
     d_schedule: Schedule,
     seeds: Seeds = ONE,
 ) -> Hyper:
-    """Cotangent of `hyper` in every run from those of initial parameters and prepared schedule."""
+    """Cotangent of `hyper` in every run from those of initial parameters and of entries of the prepared schedule."""
 
     def one(problem: Problem, hyper: Hyper, key: jax.Array, d_params: Params, d_schedule: Schedule) -> Hyper:
         def start(hyper: Hyper) -> tuple[Params, Schedule]:
             params, schedule = begin(problem, hyper, key, optimizer, num_steps)
-            return params, prepare(schedule, optimizer, num_steps)
+            return params, prepare(schedule, optimizer, num_steps).entries(d_schedule)
 
         return jax.vjp(start, hyper)[1]((d_params, d_schedule))[0]
 
@@ -83,6 +84,22 @@ def _inner_gradient(problem: Problem, hyper: Hyper, params: Params, step: jax.Ar
     return jax.grad(problem.inner_loss)(params, hyper, step, jax.random.fold_in(key, step))
 
 
+def learned_entries(
+    problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, schedule: Schedule, params: Params
+) -> Schedule:
+    """Those entries of the prepared schedule that depend on `hyper`. No other needs a cotangent."""
+
+    def prepared(hyper: Hyper) -> Schedule:
+        return prepare(normalize(problem.schedule(hyper), optimizer, params, num_steps), optimizer, num_steps)
+
+    jaxpr, entries = jax.make_jaxpr(prepared, return_shape=True)(hyper)
+    depends = jax.tree.structure(entries).unflatten(depending_outputs(jaxpr.jaxpr))
+    return Schedule(
+        {name: row for name, row in schedule.rows.items() if depends.rows[name]},
+        {name: tree for name, tree in schedule.weights.items() if any(jax.tree.leaves(depends.weights[name]))},
+    )
+
+
 @jax.jit
 def accumulators(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> dict[int, jax.Array]:
     """Zeros like those leaves of `hyper` that the inner loss reads, by their index.
@@ -93,8 +110,8 @@ def accumulators(problem: Problem, params: Params, hyper: Hyper, key: jax.Array)
     jaxpr = jax.make_jaxpr(
         lambda leaves: problem.inner_loss(params, treedef.unflatten(leaves), jnp.zeros((), jnp.int64), key)
     )(leaves).jaxpr
-    read = {var for equation in jaxpr.eqns for var in equation.invars if not hasattr(var, "val")}
-    read |= {var for var in jaxpr.outvars if not hasattr(var, "val")}
+    read = {var for equation in jaxpr.eqns for var in equation.invars if not is_literal(var)}
+    read |= {var for var in jaxpr.outvars if not is_literal(var)}
     return {
         index: jnp.zeros_like(leaf)
         for index, (leaf, var) in enumerate(zip(leaves, jaxpr.invars, strict=True))

@@ -1,7 +1,7 @@
 """Which engine to take: seconds and bytes of each, foretold from a short measured probe, and the fastest that fits.
 
-Memory is read off the programs that XLA compiles for the full length of training, none of which is run. Time is
-that of a shorter training of the same problem times the ratio of lengths, which every engine's cost is proportional to.
+Memory is read off the programs that XLA compiles for the full length of training, none of which is run. Time is that
+of two shorter trainings of the same problem, carried on along the straight line through them.
 """
 
 from __future__ import annotations
@@ -205,12 +205,14 @@ class _Shorter:
 
     def seconds(self, engine: Engine) -> float:
         """Predicted of the whole length."""
-        steps = min(_FIRST_STEPS, self.num_steps)
-        taken = self._clock(engine, steps)
-        enough = int(min(self.num_steps, steps * _PROBE_SECONDS / taken))
-        if enough > 2 * steps:
-            steps, taken = enough, self._clock(engine, enough)
-        return taken * self.num_steps / steps
+        few = min(_FIRST_STEPS, self.num_steps)
+        briefly = self._clock(engine, few)
+        if few == self.num_steps:
+            return briefly
+        more = int(min(self.num_steps, max(3 * few, few * _PROBE_SECONDS / briefly)))
+        longer = self._clock(engine, more)
+        a_step = max(longer - briefly, 0.0) / (more - few)  # what is left is spent once, whatever the length
+        return longer + (self.num_steps - more) * a_step
 
     def _clock(self, engine: Engine, steps: int) -> float:
         """Seconds of a compiled run of so many steps."""

@@ -37,6 +37,7 @@ from core.reversal.trajectory import (
 
 _SCALE_STEPS = 4  # of training in floats, from which units are chosen
 _HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
+_FLOAT32_HEADROOM_BITS = 12  # memories of float32 gradients 4096-fold: those have no use for so fine a unit
 _TIGHT_BITS = 4  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
 _COARSER_BITS = 14  # that the unit of a memory gains when its field leaves the range
 _TRIES = 3
@@ -149,7 +150,10 @@ class Run:
         fields = anatomy(self.optimizer).fields
         exponents = {"position": [position_exponent(largest[..., 0, group]) for group in range(largest.shape[-1])]}
         for index, name in enumerate(fields[1:], start=1):
-            exponents[name] = [memory_exponent(largest[..., index, group]) for group in range(largest.shape[-1])]
+            exponents[name] = [
+                memory_exponent(largest[..., index, group], leaf.dtype)
+                for group, leaf in enumerate(jax.tree.leaves(self.shapes))
+            ]
         return exponents
 
     def parameters(self, state: State) -> Params:
@@ -247,14 +251,15 @@ def position_exponent(largest: np.ndarray) -> np.ndarray:
     return np.where(known, np.minimum(fits + _HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
 
 
-def memory_exponent(largest: np.ndarray) -> np.ndarray:
+def memory_exponent(largest: np.ndarray, dtype: Any) -> np.ndarray:
     """Exponent of the unit for a memory that reached `largest` in the probe: as fine as head room allows.
 
     Large numbers whose unit would be coarser than 2**-40 make do with less head room.
     """
+    headroom = _FLOAT32_HEADROOM_BITS if dtype == jnp.float32 else _HEADROOM_BITS
     known = np.isfinite(largest) & (largest > 0)
     fits = np.ceil(np.log2(np.where(known, largest, 1.0))) - 52
-    exponent = np.minimum(fits + _HEADROOM_BITS, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
+    exponent = np.minimum(fits + headroom, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
     return np.where(known, np.clip(exponent, -200, 100), -FRACTION_BITS).astype(int)
 
 

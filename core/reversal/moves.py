@@ -6,6 +6,7 @@ bit. On plain arrays it is the mathematics, differentiable. On `Noted` ones it o
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -16,16 +17,30 @@ from core.errors import InvalidOptimizer
 from core.reversal import lifting
 
 
-class Fixed(NamedTuple):
-    """Fixed-point numbers: one group of one field of an optimizer's state."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fixed:
+    """Fixed-point numbers: one group of one field of an optimizer's state.
 
-    integers: Float64[Array, ...]  # whole numbers, |integers| < 2**52
-    unit: Array  # scalar, a power of two; the value is integers × unit
-    buffer: Float64[Array, ...] | None  # information buffer, of a field that decays
-    taped: Float64[Array, ...] | None = None  # while a step is undone that forgot the number: what it was before
-    missed: Array | None = (
-        None  # after `undecay` of such a number: bits by which it missed what was left of `taped`
-    )
+    Attributes:
+        integers: whole numbers, |integers| < 2**52.
+        unit: scalar, a power of two; the value is integers × unit.
+        buffer: information buffer, of a field that decays.
+        taped: while a step is undone that forgot the number: what it was before.
+        missed: after `undecay` of such a number: bits by which it missed what was left of `taped`.
+        compute: dtype of the group's gradient.
+    """
+
+    integers: Float64[Array, ...]
+    unit: Array
+    buffer: Float64[Array, ...] | None
+    taped: Float64[Array, ...] | None = None
+    missed: Array | None = None
+    compute: Any = field(default=jnp.dtype("float64"), metadata={"static": True})
+
+    def _replace(self, **changes: Any) -> Fixed:
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
 
 
 class Noted(NamedTuple):
@@ -44,6 +59,13 @@ def real(number: Number) -> Float[Array, ...]:
     if isinstance(number, Fixed):
         return number.integers * number.unit
     return number.value if isinstance(number, Noted) else number
+
+
+def computed(number: Number) -> Float[Array, ...]:
+    """Value of a number in the precision that gradients are computed in: for roots and quotients, which float64 makes
+    slow and no more accurate than the gradients in them.
+    """
+    return real(number).astype(number.compute) if isinstance(number, Fixed) else real(number)
 
 
 def add(number: Number, increment: Float[Array, ...]) -> Number:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from core.reversal.moves import Number, add, decay, product, real, root, subtract, undecay
+from core.reversal.moves import Number, add, computed, decay, product, real, root, subtract, undecay
 
 Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # pytree of arrays; its leaves are the groups
@@ -181,6 +181,12 @@ def _scaled_at_rest(weights: Array) -> Scaled:
     return Scaled(weights, jnp.zeros_like(weights), jnp.zeros_like(weights))
 
 
+def _over_root(numerator: Array, square: Number, epsilon: Array) -> Array:
+    """Numerator / (√ν + ε)."""
+    size = root(computed(square))
+    return numerator.astype(size.dtype) / (size + epsilon.astype(size.dtype))
+
+
 _EPSILON = Range(0.0, float("inf"), default=1e-8)
 
 
@@ -206,7 +212,7 @@ def rmsprop() -> Optimizer:
 
 def _rmsprop_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:
     square = add(decay(state.square, hypers["decay"]), (1 - hypers["decay"]) * (gradient * gradient))
-    moment = add(decay(state.moment, hypers["momentum"]), gradient / (root(real(square)) + hypers["epsilon"]))
+    moment = add(decay(state.moment, hypers["momentum"]), _over_root(gradient, square, hypers["epsilon"]))
     position = subtract(state.position, hypers["step_size"] * real(moment))
     return Scaled(position, moment, square)
 
@@ -214,7 +220,7 @@ def _rmsprop_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:
 def _rmsprop_unstep(state: Scaled, hypers: Hypers) -> Unstep:
     position = add(state.position, hypers["step_size"] * real(state.moment))
     gradient = yield position
-    moment = subtract(state.moment, gradient / (root(real(state.square)) + hypers["epsilon"]))
+    moment = subtract(state.moment, _over_root(gradient, state.square, hypers["epsilon"]))
     moment = undecay(moment, hypers["momentum"])
     square = undecay(
         subtract(state.square, (1 - hypers["decay"]) * (gradient * gradient)),
@@ -271,7 +277,7 @@ def _adam_moments_before(state: Scaled, gradient: Array, hypers: Hypers) -> tupl
 
 
 def _adam_move(moment: Number, square: Number, hypers: Hypers) -> Array:
-    return hypers["step_size"] * real(moment) / (root(real(square)) + hypers["epsilon"])
+    return hypers["step_size"] * _over_root(computed(moment), square, hypers["epsilon"])
 
 
 def _adam_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:

@@ -27,6 +27,12 @@ class Schedule(NamedTuple):
         """The rows of one step: {name: [groups]}."""
         return {name: values[jnp.minimum(step, len(values) - 1)] for name, values in self.rows.items()}
 
+    def entries(self, others: Schedule) -> Schedule:
+        """Those whose names are among the others'."""
+        return Schedule(
+            {name: self.rows[name] for name in others.rows}, {name: self.weights[name] for name in others.weights}
+        )
+
     def add_row(self, step: jax.Array, row: dict[str, jax.Array]) -> Schedule:
         """With `row` added to the rows of one step; used to accumulate cotangents."""
         rows = {

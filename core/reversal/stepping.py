@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from core.errors import InvalidOptimizer
+from core.reversal.dependence import depending_outputs
 from core.reversal.lifting import UNIT
 from core.reversal.moves import Fixed, Noted, Number
 from core.reversal.optimizers import Optimizer, Params, State
@@ -42,7 +43,8 @@ def _fixed_rest(optimizer: Optimizer, params: Params, units: Units) -> State:
 
     def to_fixed(field: str, value: jax.Array, unit: jax.Array) -> Fixed:
         integers = jnp.round(value.astype(jnp.float64) * (1 / unit))
-        return Fixed(integers, jnp.asarray(unit), jnp.zeros_like(integers) if field in decaying else None)
+        buffer = jnp.zeros_like(integers) if field in decaying else None
+        return Fixed(integers, jnp.asarray(unit), buffer, compute=value.dtype)
 
     decaying = anatomy(optimizer).decaying
     state = rest(optimizer, params)
@@ -146,21 +148,12 @@ def anatomy(optimizer: Optimizer) -> Anatomy:
         lambda state, gradient: _noted_factors(optimizer, state, gradient, hypers), return_shape=True
     )
     jaxpr, shapes = factors(state, scalar)
-    if _depends(jaxpr.jaxpr):
+    if any(depending_outputs(jaxpr.jaxpr)):
         raise InvalidOptimizer(
             f"step of {optimizer.name} decays by a factor that depends on the state or the gradient; let it depend on "
             "hyperparameters alone"
         )
     return Anatomy(fields, tuple(field for field in fields if field in shapes))
-
-
-def _depends(jaxpr: Any) -> bool:
-    """Whether an output depends on an input."""
-    reached = set(jaxpr.invars)
-    for equation in jaxpr.eqns:
-        if any(not hasattr(var, "val") and var in reached for var in equation.invars):
-            reached |= set(equation.outvars)
-    return any(not hasattr(var, "val") and var in reached for var in jaxpr.outvars)
 
 
 def default_units(optimizer: Optimizer, params: Params) -> Units:

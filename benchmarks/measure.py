@@ -1,0 +1,78 @@
+"""How things are measured: seconds in rounds, ratios within a round, peaks of resident memory, results as JSON."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+_CLEAR_PEAK = "5"  # written to clear_refs, it lets VmHWM start again at what is resident now
+_MMAP_THRESHOLD = -3  # of glibc's mallopt
+
+Methods = dict[str, Callable[[], Any]]
+
+
+def clock(method: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    jax.block_until_ready(method())
+    return time.perf_counter() - began
+
+
+def in_rounds(methods: Methods, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every method in every round. A round takes the methods in turn, so that noise falls on all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(repeats):
+        for name, method in methods.items():
+            clock(method)  # what the method before it did to caches and free memory is not its own cost
+            seconds[name].append(clock(method))
+    return seconds
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Of each method's seconds."""
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
+    """Of each method's seconds to the base's, taken within a round: their medians."""
+    return {
+        name: statistics.median(one / other for one, other in zip(times, seconds[base], strict=True))
+        for name, times in seconds.items()
+    }
+
+
+def peak_rise(method: Callable[[], Any]) -> int:
+    """Bytes by which resident memory peaks during a call above what it was."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, 1 << 16)  # arrays get pages of their own, and give them back when they are freed;
+    libc.malloc_trim(0)  # otherwise pages that earlier calls freed would hide what this one takes
+    try:
+        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+        before = _resident("VmRSS")
+        jax.block_until_ready(method())
+        return _resident("VmHWM") - before
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def write(file: Path, found: Any) -> None:
+    """As JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

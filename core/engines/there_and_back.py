@@ -1,0 +1,240 @@
+"""Training taken forward and back to where it began, with the adjoint on the way back, and what that proves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from core.engines.adjoint import Adjoint, FollowStep, adjoint_at_rest, collect
+from core.engines.certificate import Certificate
+from core.engines.engine import Memory
+from core.engines.inner import outer
+from core.engines.problem import Hyper, Params, Problem
+from core.engines.result import Hypergradient
+from core.engines.training import Run
+from core.reversal.information_buffer import Plan
+from core.reversal.moves import is_number
+from core.reversal.optimizers import Optimizer, State
+from core.reversal.segments import Static, copied, mismatched_bits, rewind, without_buffers
+from core.reversal.stores import Store
+from core.reversal.trajectory import Trajectory, backward, sizes_of
+
+if TYPE_CHECKING:
+    from core.engines.reversible import Reversible
+
+_PROBE_STEPS = 4
+
+
+class Reverse(Run):
+    """Training runs, taken forward and back in one mode or another."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        hyper: Hyper,
+        optimizer: Optimizer,
+        num_steps: int,
+        key: jax.Array,
+        engine: Reversible,
+    ) -> None:
+        super().__init__(problem, hyper, optimizer, num_steps, key, engine.interrupt)
+        self.engine = engine
+
+    def probe(self, mode: str) -> bool:
+        """Whether a few steps come back exactly in this mode."""
+        bounds = [0, min(_PROBE_STEPS, self.num_steps)]
+        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(bounds, lambda _: self.adjoint_at_rest()))
+        return not any(back.mismatched.values())
+
+    def attempt(self, mode: str) -> list[Hypergradient]:
+        """The hypergradients in one mode, with their certificate, exact or not."""
+        ended: dict[str, Any] = {}
+
+        def outer_adjoint(params: Params) -> Adjoint:
+            value, (d_params, d_hyper) = outer(self.problem, params, self.hyper, self.key, self.course.seeds)
+            ended.update(value=value, params=params, d_hyper=d_hyper)
+            rest = self.adjoint_at_rest()
+            return rest._replace(state=rest.state._replace(position=d_params))
+
+        stretches = min(self.engine.checkpoints, self.num_steps)
+        bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
+        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(bounds, outer_adjoint))
+        if any(back.mismatched.values()):
+            self.locate_overflow()
+        certificate = self._certificate(mode, back)
+        gradient = collect(
+            self.problem,
+            self.hyper,
+            self.key,
+            self.optimizer,
+            self.num_steps,
+            back.adjoint,
+            ended["d_hyper"],
+            self.course.seeds,
+        )
+        each = self.course.seeds.each((ended["value"], gradient, ended["params"]))
+        return [Hypergradient(value, gradient, params, certificate) for value, gradient, params in each]
+
+    def _certificate(self, mode: str, back: Back) -> Certificate:
+        numbers = sum(sizes_of(self.shapes)) * (self.course.seeds.count or 1) * self.num_steps
+        dtypes = sorted({jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(self.shapes)})
+        return Certificate(
+            exact=not any(back.mismatched.values()),
+            engine=self.engine.name,
+            mode=mode,
+            mismatched_bits=sum(back.mismatched.values()),
+            mismatched_bits_by_field=back.mismatched,
+            stored_bits_per_param_step=back.stored_bits / numbers,
+            bound_bits_per_param_step=self.plan().bound_bits / numbers,
+            unit_exponents={
+                name: [int(np.max(column)) for column in columns] for name, columns in self.exponents.items()
+            },
+            runs=self.course.seeds.count or 1,
+            exact_for=self.engine.exact_for,
+            optimizer=self.optimizer.name,
+            compute=", ".join(dtypes)
+            + f"; matrix products: {jax.config.jax_default_matmul_precision or 'default'}",  # type: ignore[attr-defined]
+        )
+
+    def adjoint_at_rest(self) -> Adjoint:
+        """Zero cotangents."""
+        key = self.key if self.key.ndim == 0 else self.key[0]
+        return adjoint_at_rest(
+            self.optimizer,
+            Static(self.shapes),
+            self.problem,
+            self.hyper,
+            key,
+            self.course.schedule,
+            self.num_steps,
+            self.course.seeds,
+        )
+
+    def rewinding_bytes(self, adjoint: Adjoint) -> int:
+        """Of the state, the adjoint and what the program that runs backward needs beside them."""
+        lowered = rewind.lower(
+            self.optimizer,
+            Static(self.course.dtypes),
+            Partial(FollowStep(self.optimizer, fused=True), self.problem, self.hyper),
+            self.course.schedule,
+            self.key,
+            self.initial(),
+            adjoint,
+            {},
+            0,
+            self.num_steps,
+            0,
+            seeds=self.course.seeds,
+        )
+        analysis: Any = lowered.compile().memory_analysis()  # None on backends that do not analyse
+        return int(analysis.temp_size_in_bytes + analysis.alias_size_in_bytes)
+
+    def memory(self) -> Memory:
+        """See `Engine`."""
+        adjoint, state = self.adjoint_at_rest(), size_in_bytes(self.initial())
+        kept = size_in_bytes((self.course.schedule, self.shapes)) + size_in_bytes(self.hyper)
+        stretches = min(self.engine.checkpoints, self.num_steps)
+        bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
+        plans = [self.plan(start, stop) for start, stop in pairwise(bounds)]
+        began = state if stretches > 1 else 0  # what a stretch began with is compared with what comes back
+        comparing = 2 * state + size_in_bytes(adjoint)
+        device = kept + max(self.rewinding_bytes(adjoint) + began, comparing)
+        host = max(plan.spilled_bytes for plan in plans) + (stretches - 1) * state
+        return Memory(device, 0 if self.engine.spill_to is not None else host)
+
+
+class Back(NamedTuple):
+    """What running backward to the start leaves."""
+
+    adjoint: Adjoint
+    mismatched: dict[str, int]  # bits, by field
+    stored_bits: float  # at most at any time
+
+
+class ThereAndBack:
+    """A training run in one mode, in stretches between checkpoints."""
+
+    def __init__(self, run: Reverse, mode: str) -> None:
+        self.run = run
+        self.observe = Partial(FollowStep(run.optimizer, mode == "fused"), run.problem, run.hyper)
+
+    def and_back(self, bounds: list[int], adjoint_at: Callable[[Params], Adjoint]) -> Back:
+        """Train from bounds[0] to bounds[-1] and undo it, stretch by stretch.
+
+        Args:
+            bounds: steps at which stretches begin, and the last one's end.
+            adjoint_at: final parameters → cotangents to carry backward.
+        """
+        run = self.run
+        plans = [run.plan(start, stop) for start, stop in pairwise(bounds)]
+        if len(plans) == 1:
+            trajectory = run.forward(plans[0], run.initial(), run.engine.store())
+            stored_bits = trajectory.stored_bits
+            adjoint = adjoint_at(run.parameters(trajectory.state))
+            state, adjoint, missed = self._undo(trajectory, adjoint)
+            return Back(adjoint, _sum(mismatched_bits(state, run.initial()), missed), stored_bits)
+        return self._through_checkpoints(plans, adjoint_at)
+
+    def _through_checkpoints(self, plans: list[Plan], adjoint_at: Callable[[Params], Adjoint]) -> Back:
+        run, checkpoints = self.run, self.run.engine.store()
+        mismatched: list[dict[str, int]] = []
+
+        def there_and_back(plan: Plan, began: State, adjoint_at: Callable[[Trajectory], Adjoint]) -> Back:
+            trajectory = run.forward(plan, copied(began), run.engine.store())
+            stored_bits, adjoint = trajectory.stored_bits, adjoint_at(trajectory)
+            state, adjoint, missed = self._undo(trajectory, adjoint)
+            mismatched.extend((mismatched_bits(state, began), missed))
+            return Back(adjoint, {}, stored_bits)
+
+        try:
+            state = run.forward_only(plans[:-1], checkpoints.push)
+            back = there_and_back(plans[-1], state, lambda ended: adjoint_at(run.parameters(ended.state)))
+            most = back.stored_bits
+            for plan in reversed(plans[:-1]):
+                began, adjoint = self._checkpoint(checkpoints, state), back.adjoint
+
+                def arrives(ended: Trajectory, state: State = state, adjoint: Adjoint = adjoint) -> Adjoint:
+                    mismatched.append(mismatched_bits(without_buffers(copied(ended.state)), state))
+                    return adjoint
+
+                back = there_and_back(plan, began, arrives)
+                most, state = max(most, back.stored_bits), began
+            return back._replace(mismatched=_sum(*mismatched), stored_bits=most + checkpoints.bits)
+        finally:
+            checkpoints.close()
+
+    def _undo(self, trajectory: Trajectory, adjoint: Adjoint) -> tuple[State, Adjoint, dict[str, int]]:
+        try:
+            return backward(
+                self.run.course,
+                self.observe,
+                trajectory,
+                adjoint,
+                conduct=self.run.conduct(self.run.habits.backward),
+            )
+        finally:
+            trajectory.store.close()
+
+    def _checkpoint(self, checkpoints: Store, like: State) -> State:
+        """The checkpoint pushed last, with empty buffers."""
+        numbers, treedef = jax.tree.flatten(like, is_leaf=is_number)
+        popped = [jnp.asarray(checkpoints.pop()) for _ in numbers]
+        restored = [
+            number._replace(integers=integers) for number, integers in zip(numbers, reversed(popped), strict=True)
+        ]
+        return without_buffers(copied(treedef.unflatten(restored)))
+
+
+def _sum(*counts: dict[str, int]) -> dict[str, int]:
+    return {name: sum(one.get(name, 0) for one in counts) for count in counts for name in count}
+
+
+def size_in_bytes(tree: Any) -> int:
+    """Of all arrays in a tree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
