@@ -79,15 +79,16 @@ def noise_task(seed: int = 0) -> Task:
     return task_of(inputs, labels, [rng.standard_normal(shape) for shape in shapes])
 
 
+def leaves_of(step_size: np.ndarray, momentum: np.ndarray, init_scale: np.ndarray) -> Hyper:
+    """Hyperparameters to differentiate with respect to."""
+    arrays = (step_size, momentum, init_scale)
+    return Hyper(*(torch.tensor(one, dtype=torch.float32, requires_grad=True) for one in arrays))
+
+
 def initial_hyper(optimizer: str, steps: int) -> Hyper:
-    """The yardstick's hyperparameters, as leaves to differentiate with respect to."""
-    shape = (steps, 2 * len(WIDTHS) - 2)
-    values = (
-        torch.full(shape, STEP_SIZE[optimizer]),
-        torch.full(shape, MOMENTUM),
-        torch.full(shape[1:], INIT_SCALE),
-    )
-    return Hyper(*(one.requires_grad_() for one in values))
+    """The yardstick's hyperparameters."""
+    ones = np.ones((steps, 2 * len(WIDTHS) - 2))
+    return leaves_of(STEP_SIZE[optimizer] * ones, MOMENTUM * ones, INIT_SCALE * ones[0])
 
 
 def torch_rivals(optimizer: str, steps: int) -> dict[str, Callable[[], Outcome]]:

@@ -45,18 +45,25 @@ class FixedPointOverflow(CoreError):  # noqa: N818
 
     code = "diverged"
 
-    def __init__(self, *, step: int, group: str, largest: float, limit: float) -> None:
-        self.step, self.group, self.largest, self.limit = step, group, largest, limit
+    def __init__(self, *, step: int, group: str, largest: float, limit: float, field: str = "position") -> None:
+        self.step, self.group, self.largest, self.limit, self.field = step, group, largest, limit, field
         reached = f"{largest:.3g}" if math.isfinite(largest) else "a value that is not finite"
+        if field == "position":
+            who, remedy = group, "lower the step size or its initial value"
+        else:
+            who = f"the {field.replace('_', ' ')} that the optimizer keeps of {group}"
+            remedy = (
+                "its gradients grew too large: lower the step size or its initial value, or scale inner_loss down"
+            )
         super().__init__(
-            f"training diverged: {group} reached {reached} at step {step}, beyond the fixed-point range "
-            f"±{limit:.0f}; lower the step size or its initial value"
+            f"training diverged: {who} reached {reached} at step {step}, beyond the fixed-point range "
+            f"±{limit:.4g}; {remedy}"
         )
 
     def details(self) -> dict[str, Any]:
-        """Step (0-based), group and magnitude at which training left the range."""
+        """Step (0-based), group, field of the optimizer's state and magnitude at which training left the range."""
         largest = self.largest if math.isfinite(self.largest) else None
-        return {"step": self.step, "group": self.group, "largest": largest}
+        return {"step": self.step, "group": self.group, "field": self.field, "largest": largest}
 
 
 class NotFinite(CoreError):  # noqa: N818
@@ -67,8 +74,8 @@ class NotFinite(CoreError):  # noqa: N818
     def __init__(self, *, value: float, norm: float) -> None:
         self.value, self.norm = value, norm
         super().__init__(
-            f"the outer loss is {value:.3g} and the norm of its hypergradient {norm:.3g}; lower the step size or "
-            "its initial value, or meta.step_size, or compute in float64"
+            f"the outer loss is {value:.3g} and the norm of its hypergradient {norm:.3g}; look for a log or root of 0 "
+            "in the losses, lower the step size or its initial value, or meta.step_size, or compute in float64"
         )
 
 

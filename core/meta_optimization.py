@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from core.engines import Engine, Hypergradient, Problem, hypergradient, sgd
-from core.errors import NotFinite
+from core.engines.arguments import finite_floats
 from core.reversal.optimizers import Optimizer
 
 
@@ -42,7 +41,7 @@ class MetaIteration(NamedTuple):
 
 def initial_state(hyper: Any, meta_optimizer: optax.GradientTransformation) -> MetaState:
     """State before the first meta-iteration."""
-    hyper = jax.tree.map(jnp.asarray, hyper)
+    hyper = finite_floats(hyper)
     return MetaState(0, hyper, meta_optimizer.init(hyper), None, None, None)
 
 
@@ -71,11 +70,10 @@ def meta_optimize(
         resume_from: `state` of an earlier meta-iteration; takes the place of `hyper`.
 
     Raises:
-        NotFinite: the outer loss or the hypergradient is not a finite number.
-        FixedPointOverflow, UncertifiedGradient, InvalidProblem, X64Disabled: as for `hypergradient`.
+        NotFinite, FixedPointOverflow, UncertifiedGradient, InvalidProblem, X64Disabled: as for `hypergradient`.
     """
-    optimizer = optimizer or sgd()
-    meta_optimizer = meta_optimizer or optax.adam(0.04)
+    optimizer = sgd() if optimizer is None else optimizer
+    meta_optimizer = optax.adam(0.04) if meta_optimizer is None else meta_optimizer
     state = resume_from or initial_state(hyper, meta_optimizer)
     while state.iteration < num_iterations and not state.stopped:
         began = time.perf_counter()
@@ -83,10 +81,8 @@ def meta_optimize(
         result = hypergradient(
             problem, state.hyper, optimizer=optimizer, num_steps=num_steps, key=key, engine=engine
         )
-        norm = float(optax.tree.norm(result.gradient))
+        norm = float(optax.tree.norm(optax.tree.cast(result.gradient, jnp.float64)))  # as `hypergradient` took it
         value = float(result.value)
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise NotFinite(value=value, norm=norm)
         updates, optimizer_state = meta_optimizer.update(result.gradient, state.optimizer_state, state.hyper)
         is_best = state.best_value is None or value < state.best_value
         after = MetaState(

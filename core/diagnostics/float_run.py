@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from core.engines import Problem
+from core.engines.arguments import checked
+from core.engines.arguments import typed as typed
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params
-from core.errors import InvalidProblem, X64Disabled
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
 
@@ -32,17 +33,9 @@ class FloatRun:
         key: jax.Array,
         interrupt: Callable[[], None],
     ) -> None:
-        if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-            raise X64Disabled
-        if num_steps < 1:
-            raise InvalidProblem(f"num_steps is {num_steps}; it must be at least 1")
-        self.key = typed(key)
-        if self.key.ndim:
-            raise InvalidProblem(f"key has shape {self.key.shape}; give one key")
-        self.hyper = jax.tree.map(jnp.asarray, hyper)
-        if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(self.hyper)):
-            raise InvalidProblem("hyper must hold floats; convert its values")
-        self.problem, self.optimizer, self.num_steps, self.interrupt = problem, optimizer, num_steps, interrupt
+        run = checked(problem, hyper, optimizer, num_steps, key).one_run()
+        self.problem, self.hyper, self.optimizer, self.num_steps, self.key = run
+        self.interrupt = interrupt
         self.pace = Pace()
 
     def start(self, hyper: Hyper | None = None) -> State:
@@ -145,7 +138,3 @@ def _outer_loss(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) 
 @jax.jit
 def _outer_gradient(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> Params:
     return jax.grad(problem.outer_loss)(params, hyper, key)
-
-
-def typed(key: jax.Array) -> jax.Array:
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

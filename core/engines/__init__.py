@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from core.engines.arguments import check_start, checked
 from core.engines.certificate import Certificate, merged
 from core.engines.checkpointed import checkpointed
 from core.engines.engine import Engine, Memory
@@ -16,7 +20,7 @@ from core.engines.result import Hypergradient
 from core.engines.reversible import hybrid, reversible
 from core.engines.truncated import truncated
 from core.engines.unrolled import unrolled
-from core.errors import InvalidProblem, X64Disabled
+from core.errors import FixedPointOverflow, InvalidProblem, NotFinite
 from core.reversal.optimizers import Optimizer, adam, adamw, heavy_ball, nesterov, rmsprop, sgd
 
 __all__ = [
@@ -70,23 +74,32 @@ def hypergradient(
         X64Disabled: JAX is in 32-bit mode.
         InvalidProblem: an argument that cannot be trained as given; the message names it.
         FixedPointOverflow: training diverged.
+        NotFinite: training did not, but the outer loss or the norm of its gradient is no finite number.
         UncertifiedGradient: the inner loss is not deterministic.
     """
-    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise X64Disabled
-    if not isinstance(optimizer, Optimizer):
-        raise InvalidProblem(f"optimizer is {optimizer!r}; give an Optimizer, like sgd()")
-    if num_steps < 1:
-        raise InvalidProblem(f"num_steps is {num_steps}; it must be at least 1")
-    hyper = jax.tree.map(jnp.asarray, hyper)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(hyper)[0]:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not bool(jnp.isfinite(leaf).all()):
-            raise InvalidProblem(f"hyper{jax.tree_util.keystr(path)} must hold finite floats (dtype {leaf.dtype})")
-    engine = engine or reversible()
-    keys = _as_keys(key)
-    if keys.ndim == 0:
-        return engine.many(problem, hyper, optimizer, num_steps, keys)[0]
-    runs = engine.many(problem, hyper, optimizer, num_steps, keys)
+    run = checked(problem, hyper, optimizer, num_steps, key)
+    engine = reversible() if engine is None else _instance(engine)
+    try:
+        results = engine.many(*run)
+    except FixedPointOverflow as error:
+        if not math.isfinite(error.largest):
+            check_start(run)
+        raise
+    found = _mean(results) if run.keys.ndim else results[0]
+    value, norm = (float(number) for number in jax.device_get((found.value, _norm(found.gradient))))
+    if not (math.isfinite(value) and math.isfinite(norm)):
+        raise NotFinite(value=value, norm=norm)
+    return found
+
+
+def _instance(engine: Any) -> Engine:
+    if isinstance(engine, type) or not callable(getattr(engine, "many", None)):
+        remedy = "call it: reversible()" if callable(engine) else "give an engine, like reversible()"
+        raise InvalidProblem(f"engine is {getattr(engine, '__name__', None) or repr(engine)}; {remedy}")
+    return engine
+
+
+def _mean(runs: list[Hypergradient]) -> Hypergradient:
     return Hypergradient(
         value=jnp.mean(jnp.stack([run.value for run in runs])),
         gradient=jax.tree.map(
@@ -97,9 +110,8 @@ def hypergradient(
     )
 
 
-def _as_keys(key: jax.Array) -> jax.Array:
-    """Typed keys, [] or [S], from typed or raw ones."""
-    typed = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    if typed.ndim > 1 or typed.size == 0:
-        raise InvalidProblem(f"key has shape {typed.shape}; give one key or a non-empty vector of keys")
-    return typed
+@jax.jit
+def _norm(gradient: Hyper) -> jax.Array:
+    """In float64, whose range squares of float32 do not leave."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float64))) for leaf in jax.tree.leaves(gradient)]
+    return jnp.sqrt(sum(squares, jnp.zeros(())))

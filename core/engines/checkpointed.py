@@ -10,7 +10,7 @@ import equinox.internal
 import jax
 import jax.numpy as jnp
 
-from core.engines.float_engine import FloatEngine, Outcome, by_reverse_mode
+from core.engines.float_engine import FloatEngine, Outcome, at_least_one, by_reverse_mode
 from core.engines.floating import Take
 from core.engines.problem import Hyper, Problem
 from core.errors import InvalidProblem
@@ -41,13 +41,14 @@ class Checkpointed(FloatEngine):
 
     def _in_segments(self, take: Take, state: State, steps: jax.Array) -> tuple[State, jax.Array]:
         count = min(self.checkpoints or math.isqrt(len(steps)), len(steps))
-        length = len(steps) // count
+        length = math.ceil(len(steps) / count)
+        count = math.ceil(len(steps) / length)  # fewer may do at this length
 
         @jax.checkpoint
         def take_segment(state: State, steps: jax.Array) -> tuple[State, jax.Array]:
             return jax.lax.scan(take, state, steps)
 
-        # every segment has the same length but the last, which takes the steps that are left over
+        # every segment has the same length but the last, which takes the steps that are left
         whole = (count - 1) * length
         state, largest = jax.lax.scan(take_segment, state, steps[:whole].reshape(count - 1, length))
         state, last = take_segment(state, steps[whole:])
@@ -65,13 +66,11 @@ def checkpointed(method: Literal["sqrt", "recursive"] = "sqrt", checkpoints: int
         method: "sqrt" cuts training into about √T segments and computes each once more (Chen et al. 2016,
             "Training Deep Nets with Sublinear Memory Cost"); "recursive" places checkpoints as
             the reverse pass goes (Stumm & Walther 2010; equinox's implementation).
-        checkpoints: how many states are kept at a time; about √T unless given.
+        checkpoints: how many states are kept at a time, at most; about √T unless given.
 
     Raises:
         InvalidProblem: there is no such method or number.
     """
     if method not in ("sqrt", "recursive"):
         raise InvalidProblem(f"method is {method!r}; it must be 'sqrt' or 'recursive'")
-    if checkpoints is not None and checkpoints < 1:
-        raise InvalidProblem(f"checkpoints is {checkpoints}; it must be at least 1")
-    return Checkpointed(method, checkpoints)
+    return Checkpointed(method, None if checkpoints is None else at_least_one("checkpoints", checkpoints))

@@ -5,14 +5,15 @@ Memory does not depend on the number of steps; time grows with the number of hyp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from core.engines.float_engine import FloatEngine, Outcome
+from core.engines.engine import Engine
+from core.engines.float_engine import FloatEngine, Outcome, at_least_one
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem
@@ -27,6 +28,7 @@ class ForwardMode(FloatEngine):
 
     at_once: int
     window: int | None
+    time_axis: int | None = None  # its length, where that is not the number of steps: see `shortened`
 
     name = "forward_mode"
 
@@ -52,7 +54,8 @@ class ForwardMode(FloatEngine):
             state, largest = jax.lax.scan(take, state, jnp.arange(num_steps))
             return problem.outer_loss(state.position, hyper, key), (state.position, largest)
 
-        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: self._in_windows(leaf, num_steps), hyper))
+        length = self.time_axis or num_steps
+        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: self._in_windows(leaf, length), hyper))
         if len(flat) > _MOST_DIRECTIONS:
             raise InvalidProblem(
                 f"hyper has {len(flat)} directions for forward mode, which takes at most {_MOST_DIRECTIONS}; choose "
@@ -60,7 +63,7 @@ class ForwardMode(FloatEngine):
             )
 
         def over_time(windows: Any) -> Hyper:
-            return jax.tree.map(lambda leaf, one: self._over_steps(leaf, one, num_steps), hyper, windows)
+            return jax.tree.map(lambda leaf, one: self._over_steps(leaf, one, length), hyper, windows)
 
         def derivative(direction: jax.Array) -> jax.Array:
             along = over_time(unravel(jax.nn.one_hot(direction, len(flat), dtype=flat.dtype)))
@@ -68,30 +71,34 @@ class ForwardMode(FloatEngine):
 
         derivatives = jax.lax.map(derivative, jnp.arange(len(flat)), batch_size=self.at_once)
         sums = over_time(unravel(derivatives.astype(flat.dtype)))
-        gradient = jax.tree.map(lambda leaf: self._mean(leaf, num_steps), sums)
+        gradient = jax.tree.map(lambda leaf: self._mean(leaf, length), sums)
         value, (params, largest) = trained(hyper)
         return Outcome(value, gradient, params, largest)
 
-    def _window_of(self, leaf: jax.Array, num_steps: int) -> int | None:
-        """Steps that share a row of this leaf; None if it has no time axis."""
-        return self.window if leaf.ndim > 0 and len(leaf) == num_steps else None
+    def shortened(self, num_steps: int, short: int) -> Engine:
+        """See `Engine`. Leaves keep the time axis that they have, and so the directions there are."""
+        return replace(self, time_axis=self.time_axis or num_steps)
 
-    def _in_windows(self, leaf: jax.Array, num_steps: int) -> jax.Array:
+    def _window_of(self, leaf: jax.Array, length: int) -> int | None:
+        """Steps that share a row of this leaf; None if it has no time axis, which has this length."""
+        return self.window if leaf.ndim > 0 and len(leaf) == length else None
+
+    def _in_windows(self, leaf: jax.Array, length: int) -> jax.Array:
         """One row a window instead of one a step."""
-        return leaf if leaf.ndim == 0 else leaf[:: self._window_of(leaf, num_steps)]
+        return leaf if leaf.ndim == 0 else leaf[:: self._window_of(leaf, length)]
 
-    def _over_steps(self, leaf: jax.Array, windows: jax.Array, num_steps: int) -> jax.Array:
+    def _over_steps(self, leaf: jax.Array, windows: jax.Array, length: int) -> jax.Array:
         """Each window's row in all its steps."""
-        window = self._window_of(leaf, num_steps)
-        return windows if window is None else jnp.repeat(windows, window, axis=0)[:num_steps]
+        window = self._window_of(leaf, length)
+        return windows if window is None else jnp.repeat(windows, window, axis=0)[:length]
 
-    def _mean(self, leaf: jax.Array, num_steps: int) -> jax.Array:
+    def _mean(self, leaf: jax.Array, length: int) -> jax.Array:
         """Divided by the number of steps in each step's window."""
-        window = self._window_of(leaf, num_steps)
+        window = self._window_of(leaf, length)
         if window is None:
             return leaf
-        number = jnp.arange(num_steps) // window
-        lengths = jnp.bincount(number, length=num_steps)[number]
+        number = jnp.arange(length) // window
+        lengths = jnp.bincount(number, length=length)[number]
         return leaf / lengths.reshape(-1, *[1] * (leaf.ndim - 1)).astype(leaf.dtype)
 
 
@@ -106,8 +113,6 @@ def forward_mode(at_once: int = 32, window: int | None = None) -> ForwardMode:
     Raises:
         InvalidProblem: there are no such numbers.
     """
-    if at_once < 1:
-        raise InvalidProblem(f"at_once is {at_once}; it must be at least 1")
-    if window is not None and window < 1:
-        raise InvalidProblem(f"window is {window}; it must be at least 1")
-    return ForwardMode(at_once, window)
+    return ForwardMode(
+        at_least_one("at_once", at_once), None if window is None else at_least_one("window", window)
+    )

@@ -7,6 +7,7 @@ Where ∇_w L(w*, θ) = 0, the minimum moves with θ by dw*/dθ = −H⁻¹ ∇�
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import lineax
 
-from core.engines.float_engine import FloatEngine, Outcome
+from core.engines.float_engine import FloatEngine, Outcome, at_least_one
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem, SolverFailed
@@ -68,10 +69,16 @@ class Implicit(FloatEngine):
             raise SolverFailed(self.solver, residual, self.tolerance)
 
     def _cg(self, matrix: Any, right: Params) -> Params:
+        """For ∇_w f of norm one: lineax's test is of each component, and a relative one never passes where it is 0."""
         like = jax.eval_shape(lambda: right)
         operator = lineax.FunctionLinearOperator(matrix, like, lineax.positive_semidefinite_tag)
-        solver = lineax.CG(rtol=0.1 * self.tolerance, atol=0.0, max_steps=self.iterations)
-        return lineax.linear_solve(operator, right, solver, throw=False).value
+        size = sum(leaf.size for leaf in jax.tree.leaves(like))
+        solver = lineax.CG(rtol=0.0, atol=0.1 * self.tolerance / math.sqrt(size), max_steps=self.iterations)
+        norm = _norm(right)
+        scale = jnp.where(norm > 0, norm, 1.0)
+        unit = jax.tree.map(lambda leaf: (leaf / scale).astype(leaf.dtype), right)
+        solution = lineax.linear_solve(operator, unit, solver, throw=False).value
+        return jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), solution)
 
     def _neumann(self, matrix: Any, right: Params) -> Params:
         """η Σ (I − ηH)^j ∇_w f, which is gradient descent on the system from zero."""
@@ -106,15 +113,16 @@ def implicit(
     """
     if solver not in ("cg", "neumann"):
         raise InvalidProblem(f"solver is {solver!r}; it must be 'cg' or 'neumann'")
-    if iterations < 1:
-        raise InvalidProblem(f"iterations is {iterations}; it must be at least 1")
-    if not damping >= 0:
-        raise InvalidProblem(f"damping is {damping}; it must be at least 0")
-    if not step_size > 0:
-        raise InvalidProblem(f"step_size is {step_size}; it must be positive")
+    iterations = at_least_one("iterations", iterations)
+    if not 0 <= damping < math.inf:
+        raise InvalidProblem(f"damping is {damping}; it must be finite and at least 0")
     tolerance = {"cg": 1e-6, "neumann": 1.0}[solver] if tolerance is None else tolerance
+    for name, value in {"step_size": step_size, "tolerance": tolerance}.items():
+        if not 0 < value < math.inf:
+            raise InvalidProblem(f"{name} is {value}; it must be finite and positive")
     return Implicit(solver, iterations, damping, step_size, tolerance)
 
 
 def _norm(tree: Params) -> jax.Array:
-    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.zeros(())))
+    wide = [leaf.astype(jnp.float64) for leaf in jax.tree.leaves(tree)]  # squares of small floats would vanish
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), jnp.zeros(())))

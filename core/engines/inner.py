@@ -12,9 +12,10 @@ from jax.tree_util import Partial
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem
 from core.reversal.dependence import depending_outputs, is_literal
-from core.reversal.optimizers import Optimizer
+from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import Schedule, normalize, prepare
 from core.reversal.seeds import ONE, Seeds
+from core.reversal.stepping import rest
 
 
 @partial(jax.jit, static_argnames=("optimizer", "num_steps"))
@@ -47,20 +48,20 @@ def pull_back(
     key: jax.Array,
     optimizer: Optimizer,
     num_steps: int,
-    d_params: Params,
+    d_state: State,
     d_schedule: Schedule,
     seeds: Seeds = ONE,
 ) -> Hyper:
-    """Cotangent of `hyper` in every run from those of initial parameters and of entries of the prepared schedule."""
+    """Cotangent of `hyper` in every run from those of the initial state and of entries of the prepared schedule."""
 
-    def one(problem: Problem, hyper: Hyper, key: jax.Array, d_params: Params, d_schedule: Schedule) -> Hyper:
-        def start(hyper: Hyper) -> tuple[Params, Schedule]:
+    def one(problem: Problem, hyper: Hyper, key: jax.Array, d_state: State, d_schedule: Schedule) -> Hyper:
+        def start(hyper: Hyper) -> tuple[State, Schedule]:
             params, schedule = begin(problem, hyper, key, optimizer, num_steps)
-            return params, prepare(schedule, optimizer, num_steps).entries(d_schedule)
+            return rest(optimizer, params), prepare(schedule, optimizer, num_steps).entries(d_schedule)
 
-        return jax.vjp(start, hyper)[1]((d_params, d_schedule))[0]
+        return jax.vjp(start, hyper)[1]((d_state, d_schedule))[0]
 
-    return seeds.map(one, (None, None, 0, 0, 0))(problem, hyper, key, d_params, d_schedule)
+    return seeds.map(one, (None, None, 0, 0, 0))(problem, hyper, key, d_state, d_schedule)
 
 
 @partial(jax.jit, static_argnames="seeds")
@@ -113,7 +114,7 @@ def accumulators(problem: Problem, params: Params, hyper: Hyper, key: jax.Array)
     read = {var for equation in jaxpr.eqns for var in equation.invars if not is_literal(var)}
     read |= {var for var in jaxpr.outvars if not is_literal(var)}
     return {
-        index: jnp.zeros_like(leaf)
+        index: jnp.zeros(leaf.shape, jnp.float64)  # a sum over all steps, whatever the precision of its terms
         for index, (leaf, var) in enumerate(zip(leaves, jaxpr.invars, strict=True))
         if var in read
     }

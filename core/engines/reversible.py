@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import jax
 
 from core.engines.engine import Engine, Memory
+from core.engines.float_engine import at_least_one
 from core.engines.problem import Hyper, Problem
 from core.engines.result import Hypergradient
-from core.engines.there_and_back import Reverse, size_in_bytes
+from core.engines.reverse_memory import memory_of, working_bytes
+from core.engines.there_and_back import Reverse
 from core.errors import InvalidProblem, UncertifiedGradient
 from core.reversal.optimizers import Optimizer
+from core.reversal.seeds import batch_sizes
 from core.reversal.stores import DiskStore, HostStore, Store
 
 
@@ -47,8 +51,8 @@ class Reversible:
         """See `Engine`."""
         if keys.ndim == 0:
             return self._together(problem, hyper, optimizer, num_steps, keys)
-        count = self.side_by_side * len(jax.local_devices())
-        batches = [keys[start : start + count] for start in range(0, len(keys), count)]
+        sizes = batch_sizes(len(keys), self.side_by_side, len(jax.local_devices()))
+        batches = [keys[stop - size : stop] for size, stop in zip(sizes, accumulate(sizes), strict=True)]
         return [
             result
             for batch in batches
@@ -61,7 +65,7 @@ class Reversible:
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
     ) -> Memory:
         """See `Engine`."""
-        return Reverse(problem, hyper, optimizer, num_steps, key, self).memory()
+        return memory_of(Reverse(problem, hyper, optimizer, num_steps, key, self))
 
     def shortened(self, num_steps: int, short: int) -> Engine:
         """See `Engine`."""
@@ -145,10 +149,13 @@ def _engine(
     spill_to: str | Path | None,
     side_by_side: int,
 ) -> Reversible:
-    for name, count in {"checkpoints": checkpoints, "side_by_side": side_by_side}.items():
-        if count < 1:
-            raise InvalidProblem(f"{name} is {count}; it must be at least 1")
-    return Reversible(checkpoints, interrupt, fallback, _folder(spill_to), side_by_side)
+    return Reversible(
+        at_least_one("checkpoints", checkpoints),
+        interrupt,
+        fallback,
+        _folder(spill_to),
+        at_least_one("side_by_side", side_by_side),
+    )
 
 
 def _folder(spill_to: str | Path | None) -> Path | None:
@@ -164,6 +171,4 @@ def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_ste
 
     By XLA's own analysis of the compiled program: temporary buffers, state, information buffers and adjoint.
     """
-    run = Reverse(problem, hyper, optimizer, num_steps, key, reversible())
-    adjoint = run.adjoint_at_rest()
-    return run.rewinding_bytes(adjoint) - size_in_bytes((adjoint.schedule, adjoint.hyper))
+    return working_bytes(Reverse(problem, hyper, optimizer, num_steps, key, reversible()))

@@ -13,7 +13,6 @@ from jax.tree_util import Partial
 
 from core.engines.adjoint import Adjoint, FollowStep, adjoint_at_rest, collect
 from core.engines.certificate import Certificate
-from core.engines.engine import Memory
 from core.engines.inner import outer
 from core.engines.problem import Hyper, Params, Problem
 from core.engines.result import Hypergradient
@@ -21,7 +20,7 @@ from core.engines.training import Run
 from core.reversal.information_buffer import Plan
 from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
-from core.reversal.segments import Static, copied, mismatched_bits, rewind, without_buffers
+from core.reversal.segments import Static, copied, mismatched_bits, without_buffers
 from core.reversal.stores import Store
 from core.reversal.trajectory import Trajectory, backward, sizes_of
 
@@ -48,8 +47,8 @@ class Reverse(Run):
 
     def probe(self, mode: str) -> bool:
         """Whether a few steps come back exactly in this mode."""
-        bounds = [0, min(_PROBE_STEPS, self.num_steps)]
-        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(bounds, lambda _: self.adjoint_at_rest()))
+        few = [self.plan(0, min(_PROBE_STEPS, self.num_steps))]
+        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(few, lambda _: self.adjoint_at_rest()))
         return not any(back.mismatched.values())
 
     def attempt(self, mode: str) -> list[Hypergradient]:
@@ -62,9 +61,8 @@ class Reverse(Run):
             rest = self.adjoint_at_rest()
             return rest._replace(state=rest.state._replace(position=d_params))
 
-        stretches = min(self.engine.checkpoints, self.num_steps)
-        bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
-        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(bounds, outer_adjoint))
+        plans = self.plans()
+        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(plans, outer_adjoint))
         if any(back.mismatched.values()):
             self.locate_overflow()
         certificate = self._certificate(mode, back)
@@ -116,37 +114,11 @@ class Reverse(Run):
             self.course.seeds,
         )
 
-    def rewinding_bytes(self, adjoint: Adjoint) -> int:
-        """Of the state, the adjoint and what the program that runs backward needs beside them."""
-        lowered = rewind.lower(
-            self.optimizer,
-            Static(self.course.dtypes),
-            Partial(FollowStep(self.optimizer, fused=True), self.problem, self.hyper),
-            self.course.schedule,
-            self.key,
-            self.initial(),
-            adjoint,
-            {},
-            0,
-            self.num_steps,
-            0,
-            seeds=self.course.seeds,
-        )
-        analysis: Any = lowered.compile().memory_analysis()  # None on backends that do not analyse
-        return int(analysis.temp_size_in_bytes + analysis.alias_size_in_bytes)
-
-    def memory(self) -> Memory:
-        """See `Engine`."""
-        adjoint, state = self.adjoint_at_rest(), size_in_bytes(self.initial())
-        kept = size_in_bytes((self.course.schedule, self.shapes)) + size_in_bytes(self.hyper)
+    def plans(self) -> list[Plan]:
+        """Spill plans of the stretches between checkpoints."""
         stretches = min(self.engine.checkpoints, self.num_steps)
         bounds = [self.num_steps * number // stretches for number in range(stretches + 1)]
-        plans = [self.plan(start, stop) for start, stop in pairwise(bounds)]
-        began = state if stretches > 1 else 0  # what a stretch began with is compared with what comes back
-        comparing = 2 * state + size_in_bytes(adjoint)
-        device = kept + max(self.rewinding_bytes(adjoint) + began, comparing)
-        host = max(plan.spilled_bytes for plan in plans) + (stretches - 1) * state
-        return Memory(device, 0 if self.engine.spill_to is not None else host)
+        return [self.plan(start, stop) for start, stop in pairwise(bounds)]
 
 
 class Back(NamedTuple):
@@ -164,20 +136,18 @@ class ThereAndBack:
         self.run = run
         self.observe = Partial(FollowStep(run.optimizer, mode == "fused"), run.problem, run.hyper)
 
-    def and_back(self, bounds: list[int], adjoint_at: Callable[[Params], Adjoint]) -> Back:
-        """Train from bounds[0] to bounds[-1] and undo it, stretch by stretch.
+    def and_back(self, plans: list[Plan], adjoint_at: Callable[[Params], Adjoint]) -> Back:
+        """Train along the plans, one after another, and undo it, last one first.
 
         Args:
-            bounds: steps at which stretches begin, and the last one's end.
+            plans: of stretches from the start on.
             adjoint_at: final parameters → cotangents to carry backward.
         """
         run = self.run
-        plans = [run.plan(start, stop) for start, stop in pairwise(bounds)]
         if len(plans) == 1:
             trajectory = run.forward(plans[0], run.initial(), run.engine.store())
             stored_bits = trajectory.stored_bits
-            adjoint = adjoint_at(run.parameters(trajectory.state))
-            state, adjoint, missed = self._undo(trajectory, adjoint)
+            state, adjoint, missed = self._undo(trajectory, lambda ended: adjoint_at(run.parameters(ended.state)))
             return Back(adjoint, _sum(mismatched_bits(state, run.initial()), missed), stored_bits)
         return self._through_checkpoints(plans, adjoint_at)
 
@@ -187,8 +157,8 @@ class ThereAndBack:
 
         def there_and_back(plan: Plan, began: State, adjoint_at: Callable[[Trajectory], Adjoint]) -> Back:
             trajectory = run.forward(plan, copied(began), run.engine.store())
-            stored_bits, adjoint = trajectory.stored_bits, adjoint_at(trajectory)
-            state, adjoint, missed = self._undo(trajectory, adjoint)
+            stored_bits = trajectory.stored_bits
+            state, adjoint, missed = self._undo(trajectory, adjoint_at)
             mismatched.extend((mismatched_bits(state, began), missed))
             return Back(adjoint, {}, stored_bits)
 
@@ -209,8 +179,11 @@ class ThereAndBack:
         finally:
             checkpoints.close()
 
-    def _undo(self, trajectory: Trajectory, adjoint: Adjoint) -> tuple[State, Adjoint, dict[str, int]]:
+    def _undo(
+        self, trajectory: Trajectory, adjoint_at: Callable[[Trajectory], Adjoint]
+    ) -> tuple[State, Adjoint, dict[str, int]]:
         try:
+            adjoint = adjoint_at(trajectory)
             return backward(
                 self.run.course,
                 self.observe,
@@ -233,8 +206,3 @@ class ThereAndBack:
 
 def _sum(*counts: dict[str, int]) -> dict[str, int]:
     return {name: sum(one.get(name, 0) for one in counts) for count in counts for name in count}
-
-
-def size_in_bytes(tree: Any) -> int:
-    """Of all arrays in a tree."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -14,15 +14,16 @@ import numpy as np
 
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
+from core.engines.units import SCALE_STEPS, Exponents, coarser, first_exponents, of_one_run, units_of
 from core.reversal.information_buffer import Factors, Plan, plan_spills
-from core.reversal.lifting import FRACTION_BITS, OVERFLOW
+from core.reversal.lifting import FRACTION_BITS
 from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, check, prepare
 from core.reversal.seeds import ONE, seeds_over_devices
 from core.reversal.segments import Static, float_magnitudes, real_parameters, without_buffers
-from core.reversal.stepping import anatomy, fixed_rest
+from core.reversal.stepping import fixed_rest
 from core.reversal.stores import NoStore, Store
 from core.reversal.trajectory import (
     Conduct,
@@ -34,13 +35,6 @@ from core.reversal.trajectory import (
     locate_overflow,
     sizes_of,
 )
-
-_SCALE_STEPS = 4  # of training in floats, from which units are chosen
-_HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
-_FLOAT32_HEADROOM_BITS = 12  # memories of float32 gradients 4096-fold: those have no use for so fine a unit
-_TIGHT_BITS = 4  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
-_COARSER_BITS = 14  # that the unit of a memory gains when its field leaves the range
-_TRIES = 3
 
 
 @dataclass
@@ -119,10 +113,7 @@ class Run:
         params = initial_parameters(
             self.problem, self.hyper, self.key, self.optimizer, self.num_steps, self.course.seeds
         )
-        units = {
-            name: jax.tree.structure(self.shapes).unflatten([jnp.asarray(2.0**column) for column in columns])
-            for name, columns in self.exponents.items()
-        }
+        units = units_of(self.exponents, self.optimizer, jax.tree.structure(self.shapes))
         return fixed_rest(self.optimizer, params, units, self.course.seeds)
 
     def _program(self) -> Any:
@@ -131,30 +122,21 @@ class Run:
         avals = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments))
         return self.optimizer, jax.tree.structure(arguments), avals, jax.default_backend(), self.course.seeds
 
-    def _probed_exponents(self) -> dict[str, list[np.ndarray]]:
-        """{field: for each group the exponent of its unit, [] or [S]}, with head room over a short run in floats."""
+    def _probed_exponents(self) -> Exponents:
         params = initial_parameters(
             self.problem, self.hyper, self.key, self.optimizer, self.num_steps, self.course.seeds
         )
-        largest = np.asarray(
-            float_magnitudes(
-                self.optimizer,
-                self.gradient,
-                self.course.schedule,
-                self.key,
-                params,
-                min(_SCALE_STEPS, self.num_steps),
-                self.course.seeds,
-            )
+        largest = float_magnitudes(
+            self.optimizer,
+            self.gradient,
+            self.course.schedule,
+            self.key,
+            params,
+            min(SCALE_STEPS, self.num_steps),
+            self.course.seeds,
         )
-        fields = anatomy(self.optimizer).fields
-        exponents = {"position": [position_exponent(largest[..., 0, group]) for group in range(largest.shape[-1])]}
-        for index, name in enumerate(fields[1:], start=1):
-            exponents[name] = [
-                memory_exponent(largest[..., index, group], leaf.dtype)
-                for group, leaf in enumerate(jax.tree.leaves(self.shapes))
-            ]
-        return exponents
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(self.shapes)]
+        return first_exponents(self.optimizer, jax.device_get(largest), dtypes, self.key.ndim)
 
     def parameters(self, state: State) -> Params:
         """Elementary parameters of a fixed-point state, in compute precision."""
@@ -193,41 +175,25 @@ class Run:
         Raises:
             FixedPointOverflow: training diverged.
         """
-        tries = 1
         while True:
             try:
                 return work()
             except LeftRange as left:
-                if tries == _TRIES or not self._coarsen(left.largest):
+                exponents = coarser(self.exponents, self.optimizer, left.largest)
+                if exponents is None:
                     self.locate_overflow()
-                    raise
-            tries += 1
+                    raise  # the step by step run kept the range: a bug, not a divergence
+                self.exponents = exponents
 
     def conduct(self, pace: Pace) -> Conduct:
         """How a trajectory is run."""
         return Conduct(pace, self.interrupt)
 
-    def _coarsen(self, largest: np.ndarray) -> bool:
-        """Give what left the range a coarser unit; whether that could help. Weights may not pass ±LIMIT."""
-        if not np.isfinite(largest).all():
-            return False
-        left = largest >= OVERFLOW
-        for index, name in enumerate(anatomy(self.optimizer).fields):
-            for group, column in enumerate(self.exponents[name]):
-                coarser = np.full_like(column, -FRACTION_BITS) if name == "position" else column + _COARSER_BITS
-                if (left[..., index, group] & (column >= coarser)).any():
-                    return False
-                self.exponents[name][group] = np.where(left[..., index, group], coarser, column)
-        return True
-
     def locate_overflow(self) -> None:
         """Raise FixedPointOverflow if training leaves the fixed-point range at any step."""
         keys = [self.key] if self.key.ndim == 0 else list(self.key)
         for number, key in enumerate(keys):
-            exponents = {
-                name: [column if column.ndim == 0 else column[number] for column in columns]
-                for name, columns in self.exponents.items()
-            }
+            exponents = dict(self.exponents if self.key.ndim == 0 else of_one_run(self.exponents, number))
             alone = copy(self)
             exponents["position"] = [np.full_like(column, -FRACTION_BITS) for column in exponents["position"]]
             alone.key, alone.exponents = key, exponents
@@ -240,27 +206,6 @@ class Run:
                 names=group_names(self.shapes),
                 conduct=Conduct(interrupt=self.interrupt),
             )
-
-
-def position_exponent(largest: np.ndarray) -> np.ndarray:
-    """Exponent of the unit for weights that reached `largest` in the probe: 2**-40, which gives them a range of
-    ±4096, or a finer one if that leaves head room.
-    """
-    known = np.isfinite(largest)
-    fits = np.ceil(np.log2(np.maximum(np.where(known, largest, 1.0), 1.0))) - 52
-    return np.where(known, np.minimum(fits + _HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
-
-
-def memory_exponent(largest: np.ndarray, dtype: Any) -> np.ndarray:
-    """Exponent of the unit for a memory that reached `largest` in the probe: as fine as head room allows.
-
-    Large numbers whose unit would be coarser than 2**-40 make do with less head room.
-    """
-    headroom = _FLOAT32_HEADROOM_BITS if dtype == jnp.float32 else _HEADROOM_BITS
-    known = np.isfinite(largest) & (largest > 0)
-    fits = np.ceil(np.log2(np.where(known, largest, 1.0))) - 52
-    exponent = np.minimum(fits + headroom, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
-    return np.where(known, np.clip(exponent, -200, 100), -FRACTION_BITS).astype(int)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "num_steps"))

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from core.engines.engine import Engine
-from core.engines.float_engine import FloatEngine, Outcome
+from core.engines.float_engine import FloatEngine, Outcome, at_least_one
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
-from core.errors import InvalidProblem
 from core.reversal.optimizers import Optimizer
 
 
@@ -59,6 +58,4 @@ def truncated(last: int) -> Truncated:
     Raises:
         InvalidProblem: there is no such number.
     """
-    if last < 1:
-        raise InvalidProblem(f"last is {last}; it must be at least 1")
-    return Truncated(last)
+    return Truncated(at_least_one("last", last))

@@ -17,7 +17,8 @@ from core.reversal.lifting import OVERFLOW
 
 SPILL_BITS = 32
 _WORTH_SPILLING = 2.0 ** (SPILL_BITS + 6)  # below this a spill would store leading zeros
-_GROWTH_WINDOW = 1 << 14  # steps looked ahead at a time
+_FIRST_WINDOW = 1 << 6  # steps looked ahead at first
+_LAST_WINDOW = 1 << 14  # steps looked ahead at most
 _TAPE_BYTES = 1 << 26  # of values stored whole, kept on the device until a segment ends
 _TAPE_STEPS = 1 << 12
 NUMBER_BITS = 53  # no number can lose more
@@ -93,6 +94,7 @@ def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | 
         bits[:1] = np.where(forgets[:1] & memory, 0.0, bits[:1])
     bound = float((bits.sum(axis=0) * np.tile(sizes, len(fields))).sum())
     growth = 1 / columns(factors.smallest)
+    growth_bits = np.log2(growth)
     # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second
     slack = growth + 2
     changes = np.flatnonzero((forgets[1:] != forgets[:-1]).any(axis=1)) + 1
@@ -109,7 +111,7 @@ def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | 
         forgotten = [place for place, forget in zip(places, forgets[at], strict=True) if forget]
         if forgotten:
             end = min(end, at + tape_steps(sum(sizes[place.group] for place in forgotten)))
-        steps, magnitudes = _grow(magnitudes, growth[at:end], slack[at:end])
+        steps, magnitudes = _grow(magnitudes, growth_bits[at:end], slack[at:end])
         spills = tuple(place for place, choose in zip(places, chosen, strict=True) if choose)
         segments.append(Segment(start + at, start + at + steps, spills, tuple(forgotten)))
         at += steps
@@ -121,16 +123,30 @@ def tape_steps(numbers: int) -> int:
     return max(1, min(_TAPE_STEPS, _TAPE_BYTES // (8 * max(numbers, 1))))
 
 
-def _grow(magnitudes: np.ndarray, growth: np.ndarray, slack: np.ndarray) -> tuple[int, np.ndarray]:
+def _grow(magnitudes: np.ndarray, growth_bits: np.ndarray, slack: np.ndarray) -> tuple[int, np.ndarray]:
     """Steps, at least one, that buffers can take before one of them might be full; and their bounds after these.
+
+    Where buffers fill fast a look at few steps is enough, and there are many segments; so it starts with few.
+    """
+    most = min(len(growth_bits), _LAST_WINDOW)
+    window = min(_FIRST_WINDOW, most)
+    steps, bounds = _grow_within(magnitudes, growth_bits[:window], slack[:window])
+    while steps == window < most:
+        window = min(2 * window, most)
+        steps, bounds = _grow_within(magnitudes, growth_bits[:window], slack[:window])
+    return steps, bounds
+
+
+def _grow_within(magnitudes: np.ndarray, growth_bits: np.ndarray, slack: np.ndarray) -> tuple[int, np.ndarray]:
+    """The same within the steps given.
 
     A bound follows B ← B·growth + slack; divided by the growth so far it is a running sum.
     """
-    window = _GROWTH_WINDOW
-    grown = np.cumsum(np.log2(growth[:window]), axis=0)
+    grown = np.cumsum(growth_bits, axis=0)
     steps = max(1, int((grown.max(axis=1, initial=0.0) < _MAX_GROWTH_BITS).sum()))
-    factor = np.exp2(grown[:steps]) * (1 + 1e-9)  # a hair above what rounding could have made of it
-    bounds = factor * (magnitudes + np.cumsum(slack[:steps] / np.exp2(grown[:steps]), axis=0))
+    factor = np.exp2(grown[:steps])
+    sums = magnitudes + np.cumsum(slack[:steps] / factor, axis=0)
+    bounds = factor * (1 + 1e-9) * sums  # a hair above what rounding could have made of it
     steps = max(1, int((bounds.max(axis=1, initial=0.0) <= OVERFLOW).cumprod().sum()))
     return steps, bounds[steps - 1]
 
@@ -160,13 +176,15 @@ def bits_in_use(buffers: list[jax.Array]) -> jax.Array:
 
 
 def narrowed(integers: jax.Array) -> jax.Array:
-    """Integers in the narrowest type that holds them; none at all where every one is zero."""
+    """Integers in the narrowest type that holds them; none at all where every one is zero.
+
+    What no integer type holds, as a diverged run leaves it, stays as it is.
+    """
     largest = float(_largest(integers))
     if largest == 0:
         return jnp.zeros((0,), jnp.int8)
-    return integers.astype(
-        next(kind for kind in ("int8", "int16", "int32", "int64") if largest <= np.iinfo(kind).max)
-    )
+    kinds = (kind for kind in ("int8", "int16", "int32", "int64") if largest <= np.iinfo(kind).max)
+    return integers.astype(next(kinds, "float64"))
 
 
 def widened(stored: jax.Array | np.ndarray, shape: tuple[int, ...]) -> jax.Array:

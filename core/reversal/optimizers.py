@@ -45,6 +45,8 @@ class Optimizer(NamedTuple):
         step: (state, gradient, hypers) → state, in the moves of `core.reversal.moves`.
         unstep: (state, hypers) → state before the step: `step`'s moves undone, from last to first. A generator: once
             the position is recovered it says `gradient = yield position`.
+        unit_per_weight: fields whose values differ by orders of magnitude from weight to weight, as squares of
+            gradients do: each weight's number has a unit of its own.
         prepare: schedule rows → the rows that `step` reads; differentiable. For hyperparameters that act through their
             history, like the β of Adam's bias correction. Rows it changes must be given per step or group.
     """
@@ -55,9 +57,10 @@ class Optimizer(NamedTuple):
     step: Callable[[State, Array, Hypers], State]
     unstep: Callable[[State, Hypers], Unstep]
     prepare: Callable[[Rows], Rows] = as_given
+    unit_per_weight: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.init, self.step, self.unstep, self.prepare))
+        return hash((self.name, self.init, self.step, self.unstep, self.prepare, self.unit_per_weight))
 
 
 class Momentum(NamedTuple):
@@ -207,7 +210,9 @@ def rmsprop() -> Optimizer:
         "momentum": Range(0.0, 1.0, 0.9),
         "epsilon": _EPSILON,
     }
-    return Optimizer("rmsprop", ranges, _scaled_at_rest, _rmsprop_step, _rmsprop_unstep)
+    return Optimizer(
+        "rmsprop", ranges, _scaled_at_rest, _rmsprop_step, _rmsprop_unstep, unit_per_weight=("square",)
+    )
 
 
 def _rmsprop_step(state: Scaled, gradient: Array, hypers: Hypers) -> Scaled:
@@ -250,7 +255,7 @@ def adam() -> Optimizer:
     The state holds m̂ and ν̂ themselves: they are averages with the decay K = β n / n', n = 1 − Πβ before and n' after
     the step. So the correction costs nothing, and early moments have their full precision.
     """
-    return Optimizer("adam", _ADAM_RANGES, _scaled_at_rest, _adam_step, _adam_unstep, _corrected)
+    return Optimizer("adam", _ADAM_RANGES, _scaled_at_rest, _adam_step, _adam_unstep, _corrected, ("square",))
 
 
 def _corrected(rows: Rows) -> Rows:
@@ -300,7 +305,7 @@ def adamw() -> Optimizer:
     information buffer of their own.
     """
     ranges = _ADAM_RANGES | {"weight_decay": Range(0.0, float("inf"), 0.01)}
-    return Optimizer("adamw", ranges, _scaled_at_rest, _adamw_step, _adamw_unstep, _corrected)
+    return Optimizer("adamw", ranges, _scaled_at_rest, _adamw_step, _adamw_unstep, _corrected, ("square",))
 
 
 def _shrinkage(hypers: Hypers) -> Array:

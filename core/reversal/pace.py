@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+_FIRST_STEPS = 64  # of a run; later pieces at most double what has been taken
+
 
 class Pace:
     """How many steps to hand to the device at a time, so that each call returns within about `seconds`."""
@@ -16,9 +18,10 @@ class Pace:
     def timed(self, start: int, stop: int, *, backward: bool = False) -> Iterator[tuple[int, int]]:
         """Cut [start, stop) into chunks, last chunk first if `backward`; doubles while chunks are short."""
         while start < stop:
-            low, high = (
-                (max(start, stop - self.steps), stop) if backward else (start, min(stop, start + self.steps))
-            )
+            if backward:
+                low, high = max(start, stop - self.steps), stop
+            else:  # what diverges early is not to be found out late
+                low, high = start, min(stop, start + self.steps, max(2 * start, _FIRST_STEPS))
             began = time.perf_counter()
             yield low, high
             elapsed = time.perf_counter() - began

@@ -58,37 +58,67 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
         num_steps: T.
 
     Raises:
-        InvalidProblem: a name is missing or unknown, or a value has none of these shapes.
+        InvalidProblem: a name is missing or unknown, or a value is not real or has none of these shapes.
     """
     names = set(optimizer.hyperparameters)
     needed = {name for name, values in optimizer.hyperparameters.items() if values.default is None}
     if not isinstance(schedule, dict) or not needed <= set(schedule) <= names:
-        given = sorted(schedule) if isinstance(schedule, dict) else type(schedule).__name__
+        given = sorted(map(str, schedule)) if isinstance(schedule, dict) else type(schedule).__name__
         optional = f", and if you like {sorted(names - needed)}" if names - needed else ""
         raise InvalidProblem(
             f"schedule must return a dict with exactly {sorted(needed)}{optional} for {optimizer.name}, not {given}"
         )
     defaults = {name: values.default for name, values in optimizer.hyperparameters.items() if name not in schedule}
     groups = len(jax.tree.leaves(params))
+    over_time = f"[{num_steps}] (steps), [{num_steps}, {groups}] (steps, groups)"
+    shapes = f"give a scalar, {over_time}, or a pytree like the parameters"
     rows, weights = {}, {}
     for name, value in (defaults | schedule).items():
-        leaves = jax.tree.leaves(value)
-        if len(leaves) == 1 and jax.tree.structure(value).num_nodes == 1:
-            array = jnp.asarray(leaves[0], jnp.float64)
+        real = jax.tree.map(lambda leaf, name=name: _real(name, leaf), value)
+        leaves = jax.tree.leaves(real)
+        if len(leaves) == 1 and jax.tree.structure(real).num_nodes == 1:
+            array = leaves[0]
             if array.shape in {(), (num_steps,), (num_steps, groups), (1, groups)}:
                 columns = array.reshape(-1, 1) if array.ndim < 2 else array
                 rows[name] = jnp.broadcast_to(columns, (columns.shape[0], groups))
                 continue
-        if jax.tree.structure(value) != jax.tree.structure(params):
-            shapes = [jnp.shape(leaf) for leaf in leaves]
+        if jax.tree.structure(real) != jax.tree.structure(params):
+            raise InvalidProblem(f"schedule {name!r} {_described(value)}; {shapes}")
+        try:
+            weights[name] = jax.tree.map(lambda leaf, param: jnp.broadcast_to(leaf, param.shape), real, params)
+        except ValueError:
+            given, like = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (real, params))
             raise InvalidProblem(
-                f"schedule {name!r} has shape {shapes[0] if len(shapes) == 1 else shapes}; give a scalar, "
-                f"[{num_steps}] (steps), [{num_steps}, {groups}] (steps, groups), or a pytree like the parameters"
-            )
-        weights[name] = jax.tree.map(
-            lambda leaf, param: jnp.broadcast_to(jnp.asarray(leaf, jnp.float64), param.shape), value, params
-        )
+                f"schedule {name!r} has leaves of shapes {given}, which do not broadcast to the parameters' {like}; "
+                f"{shapes}"
+            ) from None
     return Schedule(rows, weights)
+
+
+def _real(name: str, leaf: Any) -> jax.Array:
+    """One leaf of a user's schedule in float64."""
+    try:
+        array = jnp.asarray(leaf)
+    except (TypeError, ValueError):
+        raise InvalidProblem(
+            f"schedule {name!r} holds {leaf!r}, a {type(leaf).__name__}; give numbers or arrays of them"
+        ) from None
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise InvalidProblem(f"schedule {name!r} is {array.dtype}; give real numbers, e.g. its real part")
+    if not jnp.issubdtype(array.dtype, jnp.number) and array.dtype != bool:
+        raise InvalidProblem(f"schedule {name!r} is {array.dtype}; give numbers")
+    return array.astype(jnp.float64)
+
+
+def _described(value: Any) -> str:
+    """What a user's schedule gave for a name, in a few words."""
+    leaves = jax.tree.leaves(value)
+    if isinstance(value, list | tuple) and len(leaves) == len(value):
+        return f"is a {type(value).__name__} of {len(value)}, which stands for no array: wrap it in jnp.array"
+    if not leaves:
+        return f"is {value!r}"
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    return f"has shape {shapes[0] if len(shapes) == 1 else shapes}"
 
 
 def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedule:
@@ -103,12 +133,14 @@ def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedul
     try:
         changed = optimizer.prepare(rows)
     except KeyError as missing:
+        if not set(missing.args) & set(schedule.weights):
+            raise  # a mistake within the optimizer
         raise InvalidProblem(
             f"schedule {missing} of {optimizer.name} acts through its history; give a scalar, one value per "
             "step, or one per step and group, not one per weight"
         ) from None
     # rows that prepare leaves alone keep their length: one row stands for all steps
-    kept = {name: schedule.rows[name] if row is rows[name] else row for name, row in changed.items()}
+    kept = {name: schedule.rows[name] if row is rows.get(name) else row for name, row in changed.items()}
     return schedule._replace(rows=kept)
 
 
@@ -116,6 +148,8 @@ def check(schedule: Schedule, optimizer: Optimizer) -> None:
     """Raise InvalidProblem where a value that the user gave is not finite or out of its range."""
     for name, (low, high, _) in optimizer.hyperparameters.items():
         for leaf in jax.tree.leaves(schedule.rows.get(name, schedule.weights.get(name))):
+            if leaf.size == 0:
+                continue  # a group without weights
             good, where, value = jax.device_get(_first_bad(leaf, low, high))
             if not good:
                 index = [int(i) for i in np.unravel_index(int(where), leaf.shape)]

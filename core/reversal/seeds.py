@@ -46,6 +46,16 @@ class Seeds:
 ONE = Seeds()
 
 
+def batch_sizes(count: int, side_by_side: int, devices: int) -> list[int]:
+    """How many of `count` runs go at a time, so that `seeds_over_devices` gives no device more than `side_by_side`.
+
+    Full batches, then what still lies evenly on all devices, then what is left, one on a device.
+    """
+    full, left = divmod(count, side_by_side * devices)
+    rest = left % devices
+    return [side_by_side * devices] * full + [size for size in (left - rest, rest) if size]
+
+
 def seeds_over_devices(count: int) -> Seeds:
     """`count` runs, on as many of this process's devices as divide them evenly."""
     devices = jax.local_devices()

@@ -114,6 +114,8 @@ def advance_checked(
 
     def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
         state, number, _ = carry
+        # a buffer that nobody spills would soon hold more than it can, and disturb the numbers
+        state = _emptied(state)
         state = _take(optimizer, dtypes.tree, gradient, schedule, key, state, number)
         largest = magnitudes(state)
         return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest
@@ -134,11 +136,26 @@ def _take(
     state: State,
     number: jax.Array,
 ) -> State:
-    # barriers: the gradient must be compiled apart from its surroundings, here and in `rewind`, to have the same
-    # bits in both; and without them XLA on CPU recomputes it inside every consumer
-    position = jax.lax.optimization_barrier(as_real(state.position, dtypes))
-    grads = jax.lax.optimization_barrier(gradient(position, number, key))
+    grads = isolated(gradient, as_real(state.position, dtypes), number, key)
     return step(optimizer, state, _exact(grads), _hypers(schedule, number, dtypes))
+
+
+def isolated(gradient: Gradient, params: Params, number: jax.Array, key: jax.Array) -> Params:
+    """The gradient, compiled apart from its surroundings, so that it has the same bits wherever this is called.
+
+    A branch is a computation of its own, into which nothing is fused. Barriers are not enough: XLA drops them before
+    its last fusions, and a multiplication at the gradient's end then joins a sum of the caller's, or does not.
+    """
+    grads = jax.lax.cond(
+        number >= 0,
+        gradient,
+        lambda params, number, key: jax.tree.map(jnp.zeros_like, params),
+        params,
+        number,
+        key,
+    )
+    # barriers are still needed: without them XLA on CPU recomputes what comes from here inside every consumer
+    return jax.lax.optimization_barrier(grads)
 
 
 @partial(
@@ -225,8 +242,7 @@ def only_gradient(gradient: Gradient) -> Observe:
 
 
 def _only_gradient(gradient: Gradient, carry: Any, step: jax.Array, params: Params, key: jax.Array) -> Any:
-    grads = jax.lax.optimization_barrier(gradient(params, step, key))
-    return grads, lambda before, row, weights: carry
+    return isolated(gradient, params, step, key), lambda before, row, weights: carry
 
 
 def as_real(numbers: Params, dtypes: Params) -> Params:
@@ -277,6 +293,10 @@ def copied(state: State) -> State:
 @partial(jax.jit, donate_argnames="state")
 def without_buffers(state: State) -> State:
     """The state (consumed) with its information buffers emptied."""
+    return _emptied(state)
+
+
+def _emptied(state: State) -> State:
     return jax.tree.map(
         lambda number: number if number.buffer is None else number._replace(buffer=jnp.zeros_like(number.buffer)),
         state,
@@ -311,34 +331,36 @@ def float_magnitudes(
     params: Params,
     steps: int,
     seeds: Seeds = ONE,
-) -> jax.Array:
-    """Largest |value| of each field and group over the first `steps` steps in ordinary floats, [fields, groups].
+) -> dict[str, list[jax.Array]]:
+    """Largest |value| over the first `steps` steps in ordinary floats: {field: one for each group, or for each weight}.
 
     Steps from which the weights leave the fixed-point range tell nothing: training that diverges has no scale.
     """
 
-    def run(gradient: Gradient, schedule: Schedule, key: jax.Array, params: Params) -> jax.Array:
+    def run(gradient: Gradient, schedule: Schedule, key: jax.Array, params: Params) -> dict[str, list[jax.Array]]:
         dtype = jnp.result_type(*jax.tree.leaves(params))
 
-        def take(number: jax.Array, both: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+        def take(number: jax.Array, both: Any) -> Any:
             before, largest = both
             grads = jax.lax.optimization_barrier(gradient(before.position, number, key))
             hypers = jax.tree.map(lambda leaf: leaf.astype(dtype), _hypers(schedule, number, params))
             state = step(optimizer, before, grads, hypers)
             state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), state, before)
-            now = _largest(state)
-            return state, jnp.where(jnp.all(now[0] < LIMIT), jnp.maximum(largest, now), largest)
+            now = _largest(optimizer, state)
+            tells = jnp.all(jnp.stack(now["position"]) < LIMIT)
+            return state, jax.tree.map(lambda old, new: jnp.where(tells, jnp.maximum(old, new), old), largest, now)
 
         state = rest(optimizer, params)
-        return jax.lax.fori_loop(0, steps, take, (state, _largest(state)))[1]
+        return jax.lax.fori_loop(0, steps, take, (state, _largest(optimizer, state)))[1]
 
     return seeds.map(run, (None, None, 0, 0))(gradient, schedule, key, params)
 
 
-def _largest(state: State) -> jax.Array:
-    return jnp.stack(
-        [
-            jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float64) for leaf in jax.tree.leaves(field)])
-            for field in state
-        ]
-    )
+def _largest(optimizer: Optimizer, state: State) -> dict[str, list[jax.Array]]:
+    def measure(field: str, leaf: jax.Array) -> jax.Array:
+        size = jnp.abs(leaf)
+        return size if field in optimizer.unit_per_weight else jnp.max(size, initial=0.0).astype(jnp.float64)
+
+    return {
+        field: [measure(field, leaf) for leaf in jax.tree.leaves(tree)] for field, tree in state._asdict().items()
+    }

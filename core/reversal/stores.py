@@ -82,7 +82,8 @@ class DiskStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        # unbuffered: what a buffer still held would be written by `close`, where a full disk must not be an error
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by `close`
         self._folder = folder
         self._shapes: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
         self._end = 0
@@ -123,8 +124,9 @@ class DiskStore:
         values, self._in_flight = np.asarray(self._in_flight), None
         try:
             self._file.seek(self._end)
-            self._file.write(np.ascontiguousarray(values).data)
-            self._file.flush()
+            rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise

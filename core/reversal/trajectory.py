@@ -29,6 +29,7 @@ from core.reversal.information_buffer import (
     widened,
 )
 from core.reversal.lifting import FORGETTING, OVERFLOW
+from core.reversal.moves import Fixed
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
@@ -37,6 +38,7 @@ from core.reversal.segments import (
     Gradient,
     Observe,
     Static,
+    Tape,
     advance,
     advance_checked,
     number_at,
@@ -149,12 +151,14 @@ def _factors(optimizer: Optimizer, schedule: Schedule, shapes: Static, num_steps
             return {name: jnp.stack([measure(leaf) for leaf in each]) for name, each in leaves.items()}
 
         def least_kept(factor: jax.Array) -> jax.Array:
-            return jnp.min(jnp.where(factor < FORGETTING, 1.0, factor))
+            return jnp.min(jnp.where(factor < FORGETTING, 1.0, factor), initial=1.0)
 
         def mean_bits(factor: jax.Array) -> jax.Array:
-            return jnp.mean(jnp.minimum(_bits(factor), NUMBER_BITS))
+            return jnp.sum(jnp.minimum(_bits(factor), NUMBER_BITS)) / max(factor.size, 1)
 
-        return per_group(jnp.min), per_group(jnp.max), per_group(least_kept), per_group(mean_bits)
+        # a group may be empty
+        least, most = partial(jnp.min, initial=jnp.inf), partial(jnp.max, initial=-jnp.inf)
+        return per_group(least), per_group(most), per_group(least_kept), per_group(mean_bits)
 
     return jax.lax.map(at, jnp.arange(num_steps))
 
@@ -233,7 +237,7 @@ def locate_overflow(
 ) -> None:
     """Train one run again from `initial` (consumed), checking every step; return when no state leaves the range.
 
-    Buffers are left to themselves: what they hold does not matter here.
+    Buffers are emptied before every step: nothing here is run backward.
 
     Raises:
         FixedPointOverflow: names the first step and group that left the range.
@@ -247,10 +251,11 @@ def locate_overflow(
         if reached < stop:
             where = int(np.argmax(largest))
             tree, group = divmod(where, largest.shape[1])
-            unit = float(numbers_of(state[tree])[group].unit)
+            unit = float(jnp.max(numbers_of(state[tree])[group].unit))
             raise FixedPointOverflow(
                 step=int(reached),
                 group=names[group],
+                field=state._fields[tree],
                 largest=float(largest[tree, group]) * unit,
                 limit=OVERFLOW * unit,
             )
@@ -274,10 +279,10 @@ def backward(
     state, store, conduct = trajectory.state, trajectory.store, conduct or Conduct()
     missed: dict[str, int] = {}
     for segment in reversed(trajectory.plan.segments):
-        tape = _blank_tape(course, state, segment)
-        for place, blank in reversed(list(tape.items())):
-            shape = _cut(course, blank, segment).shape
-            tape[place] = widened(store.pop(), shape)
+        tape = {
+            place: _padded(course, store.pop(), number_at(state, place), segment)
+            for place in reversed(segment.forgets)
+        }
         for start, stop in conduct.pace.timed(segment.start, segment.stop, backward=True):
             conduct.interrupt()
             state, carry, differing = rewind(
@@ -304,18 +309,31 @@ def backward(
     return state, carry, missed
 
 
-def _blank_tape(course: Course, state: State, segment: Segment) -> dict[Any, jax.Array]:
-    steps = 1 << (segment.stop - segment.start - 1).bit_length()  # few lengths, few compilations
-    tape = {}
-    for place in segment.forgets:
-        shape = number_at(state, place).integers.shape
-        runs = () if course.seeds.count is None else shape[:1]
-        tape[place] = jnp.zeros((*runs, steps, *shape[len(runs) :]))
-    return tape
+def tape_shape(seeds: Seeds, number: Fixed, segment: Segment) -> tuple[int, ...]:
+    """Of a segment's tape of one number. Its length is a power of two: few lengths, few compilations."""
+    length = 1 << (segment.stop - segment.start - 1).bit_length()
+    shape, runs = number.integers.shape, _time_axis(seeds)
+    return (*shape[:runs], length, *shape[runs:])
+
+
+def _time_axis(seeds: Seeds) -> int:
+    return 0 if seeds.count is None else 1
+
+
+def _blank_tape(course: Course, state: State, segment: Segment) -> Tape:
+    return {
+        place: jnp.zeros(tape_shape(course.seeds, number_at(state, place), segment)) for place in segment.forgets
+    }
 
 
 def _cut(course: Course, values: jax.Array, segment: Segment) -> jax.Array:
     """The steps of a tape that were taken."""
-    return jax.lax.slice_in_dim(
-        values, 0, segment.stop - segment.start, axis=0 if course.seeds.count is None else 1
-    )
+    return jax.lax.slice_in_dim(values, 0, segment.stop - segment.start, axis=_time_axis(course.seeds))
+
+
+def _padded(course: Course, stored: Any, number: Fixed, segment: Segment) -> jax.Array:
+    """A tape as long as `_blank_tape` made it, from what was stored of it."""
+    axis, steps = _time_axis(course.seeds), segment.stop - segment.start
+    shape = tape_shape(course.seeds, number, segment)
+    taken = widened(stored, (*shape[:axis], steps, *shape[axis + 1 :]))
+    return jnp.pad(taken, [(0, shape[axis] - steps if dim == axis else 0) for dim in range(len(shape))])

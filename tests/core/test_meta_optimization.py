@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from core import Problem, meta_optimize
-from core.errors import NotFinite
+from core.errors import InvalidProblem, NotFinite
 
 PROBLEM = Problem(
     init=lambda hyper, key: {"w": 1 + 0.1 * jax.random.normal(key, (3,))},
@@ -84,3 +84,20 @@ def test_an_outer_loss_that_is_not_a_number_is_an_error_and_never_the_best():
     with pytest.raises(NotFinite, match="outer loss is nan"):
         yielded.extend(meta_optimize(breaking, HYPER, meta_optimizer=optax.sgd(-1.0), **ARGUMENTS))
     assert all(np.isfinite(float(one.result.value)) for one in yielded)
+
+
+@pytest.mark.parametrize("change", [{"log_step": "fast"}, {"log_step": jnp.full(10, jnp.nan)}])
+def test_hyperparameters_are_checked_before_anything_is_made_of_them(change):
+    with pytest.raises(InvalidProblem, match="log_step.*finite floats"):
+        next(meta_optimize(PROBLEM, HYPER | change, **ARGUMENTS))
+
+
+def test_the_norm_of_large_float32_gradients_is_recorded():
+    steep = Problem(
+        PROBLEM.init,
+        PROBLEM.inner_loss,
+        lambda params, hyper, key: 1e30 * jnp.mean(hyper["log_step"]),
+        PROBLEM.schedule,
+    )
+    hyper = {"log_step": jnp.full(10, -3.0, jnp.float32)}
+    assert next(meta_optimize(steep, hyper, **ARGUMENTS)).hypergradient_norm == pytest.approx(1e30 / 10**0.5)

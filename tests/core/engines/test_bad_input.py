@@ -1,11 +1,18 @@
 """What cannot be trained or differentiated is refused, by name and with the remedy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from core import Problem, adam, adamw, hybrid, hypergradient, reversible, sgd, unrolled
-from core.errors import InvalidProblem
+from core.diagnostics import adjoint_growth
+from core.engines import checkpointed, forward_mode
+from core.engines.arguments import checked
+from core.errors import FixedPointOverflow, InvalidProblem, NotFinite
+from core.reversal.schedule import check, normalize, prepare
 from tests.core.engines.regression import STEPS, make_hyper, make_problem, run
 
 
@@ -13,7 +20,12 @@ from tests.core.engines.regression import STEPS, make_hyper, make_problem, run
     ("change", "message"),
     [
         ({"log_step": jnp.array([[1, 2]])}, "hyper.*log_step.*finite floats"),
-        ({"log_scale": jnp.array([jnp.nan, 0.0])}, "hyper.*log_scale.*finite floats"),
+        ({"log_scale": jnp.array([jnp.nan, 0.0])}, "hyper.*log_scale.*finite floats.*nan"),
+        ({"log_scale": 3}, "hyper.*log_scale.*finite floats.*int"),
+        ({"log_scale": "wide"}, "hyper.*log_scale.*finite floats, not 'wide'"),
+        ({"log_scale": jnp.ones(2) * 1j}, "hyper.*log_scale.*finite floats.*complex128"),
+        ({"log_scale": jax.random.key(0)}, "hyper.*log_scale.*finite floats.*key"),
+        ({"log_scale": {"deep": [np.float32(1), -np.inf]}}, r"hyper\['log_scale'\]\['deep'\]\[1\].*infinity"),
     ],
 )
 def test_hyperparameters_that_cannot_be_differentiated_are_named(change, message):
@@ -30,9 +42,30 @@ def test_parameters_that_are_not_floats_are_refused():
         run(problem, make_hyper())
 
 
-def test_no_steps_are_refused():
-    with pytest.raises(InvalidProblem, match="num_steps is 0"):
-        run(make_problem(), make_hyper(), steps=0)
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (0, "num_steps is 0.*at least 1"),
+        (True, "num_steps is True, a bool"),
+        (10.0, r"num_steps is 10\.0, a float; give an int"),
+        (jnp.array(10.0), "num_steps is .*give an int"),
+        (jnp.array([10]), "num_steps is .*give an int"),
+        ("10", "num_steps is '10', a str"),
+        (None, "num_steps is None"),
+    ],
+)
+def test_numbers_of_steps_that_are_none_are_refused(steps, message):
+    with pytest.raises(InvalidProblem, match=message):
+        run(make_problem(), make_hyper(), steps=steps)
+
+
+@pytest.mark.parametrize("steps", [STEPS, np.int64(STEPS), jnp.array(STEPS)])
+@pytest.mark.parametrize("key", [jax.random.PRNGKey(7), jax.random.key(7), np.array([0, 7], np.uint32)])
+def test_integers_and_keys_of_any_kind_come_to_one_form(steps, key):
+    found = checked(make_problem(), {"x": 1.0, "y": [np.float32(2)]}, sgd(), steps, key)
+    assert type(found.num_steps) is int
+    assert found.keys == jax.random.key(7)
+    assert [leaf.dtype for leaf in jax.tree.leaves(found.hyper)] == [jnp.float64, jnp.float32]
 
 
 def test_32_bit_mode_is_refused(run_python):
@@ -135,14 +168,185 @@ def test_engines_that_cannot_be_are_named(make, message):
     ("key", "message"),
     [
         (jax.random.split(jax.random.key(0), (2, 2)), "key has shape"),
-        (jax.random.split(jax.random.key(0), 0), "key"),
+        (jax.random.split(jax.random.key(0), 0), "key has shape"),
+        (0, "key is 0; give a jax.random.key"),
+        ([jax.random.key(0)], "key is .*; give a jax.random.key"),
+        (jnp.zeros(3, jnp.uint32), r"key is an array of uint32 and shape \(3,\); give"),
+        (jnp.zeros(2), "key is an array of float64"),
+        (jnp.zeros((), jnp.uint32), r"key is an array of uint32 and shape \(\)"),
     ],
 )
-def test_keys_of_another_shape_are_named(key, message):
+def test_keys_of_another_kind_or_shape_are_named(key, message):
     with pytest.raises(InvalidProblem, match=message):
         run(make_problem(), make_hyper(), key=key)
 
 
-def test_optimizers_are_named_where_one_is_missing():
+def test_a_missing_key_is_named():
+    with pytest.raises(InvalidProblem, match="key is None; give a jax.random.key"):
+        hypergradient(make_problem(), make_hyper(), optimizer=sgd(), num_steps=STEPS, key=None)
+
+
+@pytest.mark.parametrize("optimizer", [sgd, "sgd", None])
+def test_optimizers_are_named_where_one_is_missing(optimizer):
     with pytest.raises(InvalidProblem, match=r"optimizer is .*sgd\(\)"):
-        hypergradient(make_problem(), make_hyper(), optimizer=sgd, num_steps=STEPS, key=jax.random.key(0))
+        hypergradient(make_problem(), make_hyper(), optimizer=optimizer, num_steps=STEPS, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (reversible, r"engine is reversible; call it: reversible\(\)"),
+        (type(unrolled()), "engine is Unrolled; call it"),
+        ("reversible", r"engine is 'reversible'; give an engine, like reversible\(\)"),
+        ("", "engine is ''; give an engine"),
+    ],
+)
+def test_what_is_no_engine_is_named(engine, message):
+    with pytest.raises(InvalidProblem, match=message):
+        run(make_problem(), make_hyper(), engine)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: None, "problem is None; give a Problem"),
+        (lambda: Problem, "problem is .*; give a Problem"),
+        (lambda: with_losses(inner_loss=3.0), r"problem\.inner_loss is 3\.0; give a function of \(params, hyper, step, key\)"),
+        (lambda: with_losses(init=lambda hyper: hyper), r"problem\.init takes \(hyper\), but is called with \(hyper, key\).*too many"),
+        (lambda: with_losses(schedule=lambda hyper, key: {}), r"problem\.schedule takes .*missing.*'key'"),
+        (lambda: with_losses(outer_loss=partial(lambda a, p, h: 0.0, 1)), r"problem\.outer_loss takes"),
+        (lambda: with_losses(init=lambda hyper, key: {"w": 1.5}), r"init must return.*not 1\.5 in \['w'\], a float.*jnp\.asarray"),
+        (lambda: with_losses(init=lambda hyper, key: "w"), "init must return.*not 'w', a str"),
+        (lambda: with_losses(init=lambda hyper, key: {"hidden": jnp.ones((5, 7)), "out": jnp.full(7, jnp.nan)}), r"init returned nan.*\['out'\]"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("engine", [reversible(), unrolled()], ids=["reversible", "unrolled"])
+def test_problems_that_cannot_be_called_are_named(make, message, engine):
+    with pytest.raises(InvalidProblem, match=message):
+        run(make(), make_hyper(), engine)
+
+
+SMALL = Problem(
+    lambda hyper, key: {"w": jnp.ones(2)},
+    lambda params, hyper, step, key: jnp.sum(params["w"] ** 2),
+    lambda params, hyper, key: jnp.sum(params["w"]) + hyper,
+    lambda hyper: {"step_size": 0.1, "momentum": 0.5},
+)
+
+
+@pytest.mark.parametrize(
+    ("within", "name"),
+    [
+        (lambda call: jax.jit(lambda x: call(hyper=x))(1.0), "hyper"),
+        (lambda call: jax.grad(lambda x: call(hyper=x))(1.0), "hyper"),
+        (lambda call: jax.jit(lambda key: call(key=key))(jax.random.key(0)), "key"),
+        (lambda call: jax.jit(lambda key: call(key=key))(jax.random.PRNGKey(0)), "key"),
+        (lambda call: jax.vmap(lambda key: call(key=key))(jax.random.split(jax.random.key(0), 2)), "key"),
+        (lambda call: jax.jit(lambda steps: call(num_steps=steps))(3), "num_steps"),
+        (lambda call: jax.jit(lambda x: call() + x)(1.0), "hyper"),
+    ],
+)
+def test_it_says_that_it_is_no_part_of_a_traced_program(within, name):
+    def call(hyper=1.0, num_steps=3, key=jax.random.key(0)):
+        return hypergradient(SMALL, hyper, optimizer=sgd(), num_steps=num_steps, key=key).gradient
+
+    with pytest.raises(InvalidProblem, match=f"{name} is traced: .*call it outside jax.jit"):
+        within(call)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hyper": jnp.nan}, "hyper must hold finite floats"),
+        ({"optimizer": sgd}, r"sgd\(\)"),
+        ({"num_steps": 3.0}, "give an int"),
+        ({"key": 0}, "key is 0"),
+        ({"key": jax.random.split(jax.random.key(0), 2)}, "give one key"),
+    ],
+)
+def test_measurements_refuse_the_same(change, message):
+    arguments = {"hyper": 1.0, "optimizer": sgd(), "num_steps": 3, "key": jax.random.key(0)} | change
+    with pytest.raises(InvalidProblem, match=message):
+        adjoint_growth(SMALL, **arguments)
+
+
+@pytest.mark.parametrize(
+    "engine", [reversible(), hybrid(checkpoints=2), unrolled(), checkpointed(), forward_mode()]
+)
+@pytest.mark.parametrize("keys", [jax.random.key(0), jax.random.split(jax.random.key(0), 2)], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("outer_loss", "message"),
+    [
+        (lambda params, hyper, key: jnp.log(hyper - 1) + jnp.sum(params["w"]), "outer loss is -inf"),
+        # the root of 0 has no slope
+        (
+            lambda params, hyper, key: jnp.sqrt(hyper - 1) + jnp.sum(params["w"]),
+            "outer loss is [0-9].* norm .* inf",
+        ),
+    ],
+    ids=["value", "gradient"],
+)
+def test_what_is_not_finite_gets_no_certificate(outer_loss, message, keys, engine):
+    problem = Problem(SMALL.init, SMALL.inner_loss, outer_loss, SMALL.schedule)
+    with pytest.raises(NotFinite, match=message):
+        hypergradient(problem, 1.0, optimizer=sgd(), num_steps=3, key=keys, engine=engine)
+
+
+def test_large_float32_gradients_are_finite():
+    problem = Problem(SMALL.init, SMALL.inner_loss, lambda params, hyper, key: 1e30 * hyper, SMALL.schedule)
+    found = hypergradient(problem, jnp.float32(1), optimizer=sgd(), num_steps=3, key=jax.random.key(0))
+    assert found.gradient == jnp.float32(1e30)
+
+
+PARAMS = {"w": jnp.ones((2, 3)), "none": jnp.ones((0, 3))}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.1j, "'step_size' is complex128; give real"),
+        (jnp.ones(9) * 1j, "'step_size' is complex128; give real"),
+        ({"w": 1j, "none": 0.1}, "'step_size' is complex128; give real"),
+        ("fast", "'step_size' holds 'fast', a str; give numbers"),
+        (object(), "'step_size' holds <object.*give numbers"),
+        (jax.random.key(0), "'step_size' is key.*give numbers"),
+        (None, r"'step_size' is None; give a scalar, \[9\]"),
+        ([0.1] * 9, r"'step_size' is a list of 9.*jnp\.array"),
+        (jnp.ones(8), r"'step_size' has shape \(8,\); give a scalar, \[9\] \(steps\), \[9, 2\]"),
+        ({"w": jnp.ones(2), "none": 0.1}, r"'step_size' has leaves of shapes .*\(2,\).* do not broadcast .*\(2, 3\).*; give"),
+        ({"w": 0.1}, "'step_size' has shape .*; give a scalar"),
+    ],
+)  # fmt: skip
+def test_schedules_of_another_kind_are_named(value, message):
+    with pytest.raises(InvalidProblem, match=f"schedule {message}"):
+        normalize({"step_size": value, "momentum": 0.5}, sgd(), PARAMS, 9)
+
+
+def test_groups_without_weights_have_schedules():
+    schedule = normalize({"step_size": jax.tree.map(jnp.ones_like, PARAMS), "momentum": 0.5}, sgd(), PARAMS, 9)
+    check(schedule, sgd())
+    with pytest.raises(InvalidProblem, match="momentum"):
+        check(normalize({"step_size": 0.1, "momentum": {"w": 2.0, "none": 2.0}}, sgd(), PARAMS, 9), sgd())
+
+
+def test_a_mistake_within_prepare_is_not_taken_for_the_schedules():
+    optimizer = sgd()._replace(prepare=lambda rows: {"step_size": rows["typo"]})
+    with pytest.raises(KeyError, match="typo"):
+        prepare(normalize({"step_size": 0.1, "momentum": 0.5}, optimizer, PARAMS, 9), optimizer, 9)
+    optimizer = sgd()._replace(prepare=lambda rows: rows | {"twice": 2 * rows["step_size"]})
+    prepared = prepare(normalize({"step_size": 0.1, "momentum": 0.5}, optimizer, PARAMS, 9), optimizer, 9)
+    assert prepared.rows["twice"].shape == (9, 2)
+    with pytest.raises(InvalidProblem, match="step_size.*history"):
+        prepare(normalize({"step_size": PARAMS, "momentum": 0.5}, optimizer, PARAMS, 9), optimizer, 9)
+
+
+def test_overflows_say_which_number_left_the_range():
+    error = FixedPointOverflow(step=3, group="w", largest=5e3, limit=4096.0)
+    assert str(error).startswith(
+        "training diverged: w reached 5e+03 at step 3, beyond the fixed-point range ±4096; lower"
+    )
+    assert error.details() == {"step": 3, "group": "w", "field": "position", "largest": 5e3}
+    error = FixedPointOverflow(step=3, group="w", largest=float("inf"), limit=1.5e17, field="last_gradient")
+    assert "the last gradient that the optimizer keeps of w reached a value that is not finite" in str(error)
+    assert "±1.5e+17; its gradients grew too large" in str(error)
+    assert error.details()["field"] == "last_gradient"

@@ -1,0 +1,127 @@
+"""Units of fixed-point numbers: chosen from a short run in floats, made coarser where that proves not enough."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from core.reversal.lifting import FRACTION_BITS, OVERFLOW
+from core.reversal.optimizers import Optimizer
+from core.reversal.stepping import Units, anatomy
+
+Exponents: TypeAlias = dict[str, list[np.ndarray]]
+"""{field: for each group log2 of the unit}: one a group, or one a weight; with a leading axis for several runs."""
+
+SCALE_STEPS = 4  # of training in floats, from which units are chosen
+_HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
+_FLOAT32_HEADROOM_BITS = 12  # memories of float32 gradients 4096-fold: those have no use for so fine a unit
+_TIGHT_BITS = 4  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
+_OWN_HEADROOM_BITS = 20  # a single weight's memory, which may be small in those steps by chance, a million-fold
+_COARSER_BITS = 14  # that the unit of a memory gains when its field leaves the range
+_EXPONENTS = (-100, 50)  # that a memory's unit may have: powers of two that float32 holds, for values up to 2**102
+
+
+def first_exponents(
+    optimizer: Optimizer, largest: dict[str, list[Any]], dtypes: list[Any], leading: int
+) -> Exponents:
+    """Exponents with head room over a short run.
+
+    Args:
+        optimizer: whose fields these are.
+        largest: {field: largest |value| of each group} in that run; of each weight, for fields with a unit for each.
+        dtypes: of each group's gradient.
+        leading: axes before those of weights: 1 for several runs, 0 for one.
+    """
+    exponents: Exponents = {}
+    for name in anatomy(optimizer).fields:
+        groups = zip(map(np.asarray, largest[name]), dtypes, strict=True)
+        if name == "position":
+            exponents[name] = [_position_exponent(values) for values, _ in groups]
+        elif name in optimizer.unit_per_weight:
+            exponents[name] = [_exponent_per_weight(values, dtype, leading) for values, dtype in groups]
+        else:
+            exponents[name] = [_memory_exponent(values, dtype) for values, dtype in groups]
+    return exponents
+
+
+def coarser(exponents: Exponents, optimizer: Optimizer, largest: np.ndarray) -> Exponents | None:
+    """Exponents for another try, with coarser units for what left the range; None where that cannot help.
+
+    Args:
+        exponents: of the try that failed.
+        optimizer: whose fields these are.
+        largest: largest |integer| of each field and group, [fields, groups] or [S, fields, groups].
+    """
+    if not np.isfinite(largest).all():
+        return None
+    found = {name: list(columns) for name, columns in exponents.items()}
+    for index, name in enumerate(anatomy(optimizer).fields):
+        for group, column in enumerate(exponents[name]):
+            left = largest[..., index, group] >= OVERFLOW
+            left = left.reshape(left.shape + (1,) * (column.ndim - left.ndim))
+            candidate = _coarser_column(name, column, largest.ndim - 2)
+            if (left & (column >= candidate)).all(axis=tuple(range(largest.ndim - 2, column.ndim))).any():
+                return None
+            found[name][group] = np.where(left, candidate, column)
+    return found
+
+
+def _coarser_column(name: str, column: np.ndarray, leading: int) -> np.ndarray:
+    if name == "position":
+        return np.full_like(column, -FRACTION_BITS)  # weights may not pass ±LIMIT
+    axes = tuple(range(leading, column.ndim))
+    coarsest = column.max(axis=axes, keepdims=True, initial=_EXPONENTS[0])
+    uneven = (column < coarsest).any(
+        axis=axes, keepdims=True
+    )  # units that weights have of their own are given up first
+    return np.where(uneven, coarsest, np.minimum(column + _COARSER_BITS, _EXPONENTS[1]))
+
+
+def units_of(exponents: Exponents, optimizer: Optimizer, treedef: Any) -> Units:
+    """As arrays; a unit for each weight takes four bytes."""
+    return {
+        name: treedef.unflatten(
+            [
+                jnp.asarray(np.exp2(column), jnp.float32 if name in optimizer.unit_per_weight else jnp.float64)
+                for column in columns
+            ]
+        )
+        for name, columns in exponents.items()
+    }
+
+
+def of_one_run(exponents: Exponents, number: int) -> Exponents:
+    """Those of one of several runs."""
+    return {name: [column[number] for column in columns] for name, columns in exponents.items()}
+
+
+def _position_exponent(largest: np.ndarray) -> np.ndarray:
+    """Of weights: 2**-40, which gives them a range of ±4096, or a finer unit if that leaves head room."""
+    known = np.isfinite(largest)
+    fits = np.ceil(np.log2(np.maximum(np.where(known, largest, 1.0), 1.0))) - 52
+    return np.where(known, np.minimum(fits + _HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
+
+
+def _memory_exponent(largest: np.ndarray, dtype: Any) -> np.ndarray:
+    """Of a memory: as fine as head room allows, of which there is less where the unit would be coarser than 2**-40."""
+    headroom = _FLOAT32_HEADROOM_BITS if dtype == jnp.float32 else _HEADROOM_BITS
+    known, fits = _fits(largest)
+    exponent = np.minimum(fits + headroom, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
+    return np.where(known, np.clip(exponent, *_EXPONENTS), -FRACTION_BITS).astype(int)
+
+
+def _exponent_per_weight(largest: np.ndarray, dtype: Any, leading: int) -> np.ndarray:
+    """Of a memory with a unit for each weight: its group's, or a finer one where the weight's own value is small."""
+    axes = tuple(range(leading, largest.ndim))
+    group = _memory_exponent(largest.max(axis=axes, keepdims=True, initial=0.0), dtype)
+    known, fits = _fits(largest)
+    own = np.clip(fits + _OWN_HEADROOM_BITS, *_EXPONENTS)
+    return np.where(known, np.minimum(own, group), group).astype(int)
+
+
+def _fits(largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a magnitude is known, and the exponent of the unit in which it has 52 bits."""
+    known = np.isfinite(largest) & (largest > 0)
+    return known, np.ceil(np.log2(np.where(known, largest, 1.0))) - 52
