@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help setup demo serve test test-all check bench lock clean
+.PHONY: help setup demo serve test test-all check bench bench-all lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,8 +41,22 @@ test-all: $(READY)  ## every test
 
 check: test  ## what CI runs
 
-bench: $(READY)  ## engines side by side: time and memory as ratios, stored bits against the bound
+$(BENCH_READY): requirements-bench.lock $(READY)
+	@echo "installing the rivals of requirements-bench.lock into $(VENV) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock
+	@$(RUN) -c 'import torch' \
+	  || { echo "PyTorch does not import; install its CPU build into $(VENV) and try again"; exit 1; }
+	@touch $@
+
+bench: $(BENCH_READY)  ## engines and rivals side by side: time and memory as ratios, stored bits against the bound
 	@$(RUN) -m benchmarks.engines
+
+bench-all: bench  ## and how they scale, what the planner foretells, a million steps, five million hyperparameters
+	@$(RUN) -m benchmarks.planner
+	@$(RUN) -m benchmarks.scaling
+	@$(RUN) -m benchmarks.long_training
+	@$(RUN) -m benchmarks.large_model
+	@$(RUN) -m benchmarks.plots
 
 lock: $(READY)  ## resolve the dependencies anew into requirements*.lock
 	@sh requirements.sh

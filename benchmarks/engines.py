@@ -21,12 +21,13 @@ from rich.table import Table
 from benchmarks.integer_scheme import integer_hypergradient
 from benchmarks.measure import RESULTS, Methods, in_rounds, medians, peak_rise, ratios, write
 from benchmarks.rivals import RECURSIVE, SCAN, SQRT, call, compile_rival, working_bytes
-from benchmarks.rivals_torch import torch_methods
+from benchmarks.rivals_torch import plain, torch_rivals
 from benchmarks.yardstick import KEY, plain_training, yardstick
 from core.engines import hypergradient, reversible
 from core.engines.reversible import working_memory
 
 PLAIN, REVERSIBLE, INTEGER = "plain training", "reversible (ours)", "integer scheme of 2015"
+TORCH = "plain training in PyTorch"
 SHORT, LONG = 100, 10_000
 RATIO = {"sgd": (3.4, 3.0), "adam": (3.8, 3.2)}  # target and stretch
 
@@ -40,7 +41,8 @@ def measure(steps: int, optimizer: str, repeats: int) -> dict[str, Any]:
     methods[REVERSIBLE] = lambda: hypergradient(**case.arguments(), engine=reversible())
     if optimizer == "sgd":
         methods[INTEGER] = lambda: integer_hypergradient(case.problem, case.hyper, steps, KEY)[:2]
-    methods |= torch_methods(optimizer, steps)
+    methods[TORCH] = plain(optimizer, steps)
+    methods |= torch_rivals(optimizer, steps)
     results = {name: method() for name, method in methods.items()}  # compiles and warms up
     exact, oracle = results[REVERSIBLE], results[SCAN][1]
     seconds = in_rounds(methods, repeats)
@@ -90,7 +92,7 @@ def targets(tables: list[dict[str, Any]], long: dict[str, Any], random: dict[str
         rows += [
             (f"{name}: reversible ÷ {rival}", ratio[REVERSIBLE] / ratio[rival], 1.0, None)
             for rival in ratio
-            if rival not in (PLAIN, REVERSIBLE)
+            if rival not in (PLAIN, TORCH, REVERSIBLE)
         ]
     for name, grown in long.items():
         short, at_length = grown["working_bytes"][SHORT], grown["working_bytes"][LONG]

@@ -54,7 +54,9 @@ def peak_rise(method: Callable[[], Any]) -> int:
     """Bytes by which resident memory peaks during a call above what it was."""
     gc.collect()
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_THRESHOLD, 1 << 16)  # arrays get pages of their own, and give them back when they are freed;
+    libc.mallopt(
+        _MMAP_THRESHOLD, 1 << 16
+    )  # arrays get pages of their own, and give them back when they are freed;
     libc.malloc_trim(0)  # otherwise pages that earlier calls freed would hide what this one takes
     try:
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)

@@ -23,7 +23,8 @@ try:
     import torchopt
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # `higher` compares with `is`, which compiling it tells
+        for category in (SyntaxWarning, DeprecationWarning):  # of `is` and escapes in `higher`, as it is compiled
+            warnings.simplefilter("ignore", category)
         import higher
 except ImportError as error:
     raise ImportError(

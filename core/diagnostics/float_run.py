@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from core.engines import Problem
 from core.engines.arguments import checked
-from core.engines.arguments import typed as typed
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params
 from core.reversal.optimizers import Optimizer, State

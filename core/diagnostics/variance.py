@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from core.diagnostics.directions import wide_leaves
-from core.diagnostics.float_run import never, typed
+from core.diagnostics.float_run import never
 from core.diagnostics.report import as_json
 from core.engines import Engine, Problem, hypergradient
+from core.engines.arguments import typed
 from core.engines.problem import Hyper
 from core.errors import InvalidProblem
 from core.reversal.optimizers import Optimizer

@@ -80,7 +80,7 @@ def typed(key: Any) -> jax.Array:
     """
     if not isinstance(key, jax.Array | np.ndarray):
         raise InvalidProblem(
-            f"key is {short(key)}; give a jax.random.key, or a vector of them by jax.random.split"
+            f"key is {short(key)}; give a jax.random.key, or a vector of them by jax.random.split or jnp.stack"
         )
     keys = jnp.asarray(key)
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import psutil
 from jax.tree_util import Partial
 
+from core.engines.arguments import checked
 from core.engines.checkpointed import checkpointed
 from core.engines.engine import Engine, Memory
 from core.engines.forward_mode import forward_mode
@@ -67,7 +67,11 @@ class EnginePlan(NamedTuple):
         for prediction in self.predictions:
             if prediction.fits and prediction.engine.complete:
                 return prediction.engine
-        least = min(self.predictions, key=lambda one: one.memory.device_bytes)
+        known = [one for one in self.predictions if one.engine.complete and not one.remark]
+        if not known:
+            remarks = "; ".join(f"{one.name}: {one.remark}" for one in self.predictions if one.engine.complete)
+            raise InvalidProblem(f"no engine got through a probe of a few steps: {remarks}")
+        least = min(known, key=lambda one: one.memory.device_bytes)
         raise InvalidProblem(
             f"no engine fits into {self.device_budget} bytes of device and {self.host_budget} of host memory; the "
             f"least is {least.name} with {least.memory.device_bytes} and {least.memory.host_bytes}: take a smaller "
@@ -101,21 +105,21 @@ def plan(
     Raises:
         InvalidProblem: the problem cannot be trained as given.
     """
-    hyper = jax.tree.map(jnp.asarray, hyper)
+    run = checked(problem, hyper, optimizer, num_steps, key).one_run()
     device_budget = _free_on_device() if device_budget is None else device_budget
     host_budget = int(_SHARE * psutil.virtual_memory().available) if host_budget is None else host_budget
-    engines = all_engines(hyper, num_steps) if engines is None else engines
-    shorter = _Shorter(problem, hyper, optimizer, num_steps, key)
+    engines = all_engines(run.hyper, run.num_steps) if engines is None else engines
+    shorter = _Shorter(*run)
     predictions = []
     for engine in engines:
         try:
-            memory = engine.memory(problem, hyper, optimizer, num_steps, key)
+            memory = engine.memory(*run)
             seconds, remark = shorter.seconds(engine), ""
-        except InvalidProblem:
-            raise
         except CoreError as error:
             memory, seconds, remark = Memory(0, 0), float("nan"), str(error)
         fits = not remark and memory.device_bytes <= device_budget and memory.host_bytes <= host_budget
+        if jax.default_backend() == "cpu":  # the same memory
+            fits = fits and memory.device_bytes + memory.host_bytes <= max(device_budget, host_budget)
         predictions.append(Prediction(engine, seconds, memory, fits, remark))
     predictions.sort(key=lambda one: (not one.fits, bool(one.remark), one.seconds))
     return EnginePlan(tuple(predictions), device_budget, host_budget)

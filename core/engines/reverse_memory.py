@@ -25,7 +25,7 @@ def memory_of(run: Reverse) -> Memory:
     plans, state, adjoint = run.plans(), run.initial(), run.adjoint_at_rest()
     everywhere = size_in_bytes((run.course.schedule, run.shapes, run.hyper))
     if len(plans) > 1:
-        everywhere += size_in_bytes(state)  # what a stretch began with, to be compared with what comes back
+        everywhere += 2 * size_in_bytes(state)  # what a stretch began with and what it ended in, for comparison
     tape = _longest_tape(run, state, plans)
     phases = [
         _forward_bytes(run, state, {}),

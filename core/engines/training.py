@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.engines.arguments import checked
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.engines.units import SCALE_STEPS, Exponents, coarser, first_exponents, of_one_run, units_of
@@ -222,10 +223,11 @@ def train(
     key: jax.Array,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Params:
-    """Parameters after training, with the very bits that `hypergradient` trains to.
+    """Parameters after training, with the very bits that `hypergradient` trains to by the reversible engine.
 
     Raises:
+        X64Disabled, InvalidProblem: as for `hypergradient`.
         FixedPointOverflow: training diverged.
     """
-    run = Run(problem, jax.tree.map(jnp.asarray, hyper), optimizer, num_steps, key, interrupt)
+    run = Run(*checked(problem, hyper, optimizer, num_steps, key).one_run(), interrupt)
     return run.parameters(run.in_range(lambda: run.forward_only([run.plan()])))

@@ -107,7 +107,7 @@ def test_an_error_of_ours_fails_the_job_with_its_code_and_keeps_what_was_learned
     assert (job.state, job.best_iteration, job.meta_iteration) == (State.FAILED, 0, 1)
     assert job.error["code"] == "diverged"
     assert "lower the step size" in job.error["message"]
-    assert job.error["details"] == {"step": 3, "group": "layer_1.weights", "largest": None}
+    assert job.error["details"] == {"step": 3, "group": "layer_1.weights", "field": "position", "largest": None}
 
 
 def test_any_other_error_fails_the_job_shortly(sessions, project, quick, job_id, caplog):

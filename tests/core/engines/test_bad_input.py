@@ -1,11 +1,10 @@
 """What cannot be trained or differentiated is refused, by name and with the remedy."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from core import Problem, adam, adamw, hybrid, hypergradient, reversible, sgd, unrolled
 from core.diagnostics import adjoint_growth
@@ -14,6 +13,14 @@ from core.engines.arguments import checked
 from core.errors import FixedPointOverflow, InvalidProblem, NotFinite
 from core.reversal.schedule import check, normalize, prepare
 from tests.core.engines.regression import STEPS, make_hyper, make_problem, run
+
+KEY = jax.random.key(0)
+SMALL = Problem(
+    lambda hyper, key: {"w": jnp.ones(2)},
+    lambda params, hyper, step, key: jnp.sum(params["w"] ** 2),
+    lambda params, hyper, key: jnp.sum(params["w"]) + hyper,
+    lambda hyper: {"step_size": 0.1, "momentum": 0.5},
+)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,8 @@ def test_numbers_of_steps_that_are_none_are_refused(steps, message):
 @pytest.mark.parametrize("steps", [STEPS, np.int64(STEPS), jnp.array(STEPS)])
 @pytest.mark.parametrize("key", [jax.random.PRNGKey(7), jax.random.key(7), np.array([0, 7], np.uint32)])
 def test_integers_and_keys_of_any_kind_come_to_one_form(steps, key):
-    found = checked(make_problem(), {"x": 1.0, "y": [np.float32(2)]}, sgd(), steps, key)
+    problem = with_losses(init=SMALL.init)
+    found = checked(problem, {"x": 1.0, "y": [np.float32(2)]}, sgd(), steps, key)
     assert type(found.num_steps) is int
     assert found.keys == jax.random.key(7)
     assert [leaf.dtype for leaf in jax.tree.leaves(found.hyper)] == [jnp.float64, jnp.float32]
@@ -170,7 +178,7 @@ def test_engines_that_cannot_be_are_named(make, message):
         (jax.random.split(jax.random.key(0), (2, 2)), "key has shape"),
         (jax.random.split(jax.random.key(0), 0), "key has shape"),
         (0, "key is 0; give a jax.random.key"),
-        ([jax.random.key(0)], "key is .*; give a jax.random.key"),
+        ([jax.random.key(0)], "(?s)key is .*; give a jax.random.key.*jnp.stack"),
         (jnp.zeros(3, jnp.uint32), r"key is an array of uint32 and shape \(3,\); give"),
         (jnp.zeros(2), "key is an array of float64"),
         (jnp.zeros((), jnp.uint32), r"key is an array of uint32 and shape \(\)"),
@@ -214,7 +222,7 @@ def test_what_is_no_engine_is_named(engine, message):
         (lambda: with_losses(inner_loss=3.0), r"problem\.inner_loss is 3\.0; give a function of \(params, hyper, step, key\)"),
         (lambda: with_losses(init=lambda hyper: hyper), r"problem\.init takes \(hyper\), but is called with \(hyper, key\).*too many"),
         (lambda: with_losses(schedule=lambda hyper, key: {}), r"problem\.schedule takes .*missing.*'key'"),
-        (lambda: with_losses(outer_loss=partial(lambda a, p, h: 0.0, 1)), r"problem\.outer_loss takes"),
+        (lambda: with_losses(outer_loss=Partial(lambda a, p, h: 0.0, 1.0)), r"problem\.outer_loss takes"),
         (lambda: with_losses(init=lambda hyper, key: {"w": 1.5}), r"init must return.*not 1\.5 in \['w'\], a float.*jnp\.asarray"),
         (lambda: with_losses(init=lambda hyper, key: "w"), "init must return.*not 'w', a str"),
         (lambda: with_losses(init=lambda hyper, key: {"hidden": jnp.ones((5, 7)), "out": jnp.full(7, jnp.nan)}), r"init returned nan.*\['out'\]"),
@@ -224,14 +232,6 @@ def test_what_is_no_engine_is_named(engine, message):
 def test_problems_that_cannot_be_called_are_named(make, message, engine):
     with pytest.raises(InvalidProblem, match=message):
         run(make(), make_hyper(), engine)
-
-
-SMALL = Problem(
-    lambda hyper, key: {"w": jnp.ones(2)},
-    lambda params, hyper, step, key: jnp.sum(params["w"] ** 2),
-    lambda params, hyper, key: jnp.sum(params["w"]) + hyper,
-    lambda hyper: {"step_size": 0.1, "momentum": 0.5},
-)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ SMALL = Problem(
     ],
 )
 def test_it_says_that_it_is_no_part_of_a_traced_program(within, name):
-    def call(hyper=1.0, num_steps=3, key=jax.random.key(0)):
+    def call(hyper=1.0, num_steps=3, key=KEY):
         return hypergradient(SMALL, hyper, optimizer=sgd(), num_steps=num_steps, key=key).gradient
 
     with pytest.raises(InvalidProblem, match=f"{name} is traced: .*call it outside jax.jit"):

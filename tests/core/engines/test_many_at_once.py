@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from core import hybrid, reversible, unrolled
+from core.reversal.seeds import batch_sizes, seeds_over_devices
 from tests.core.engines.regression import STEPS, drifting_problem, make_hyper, make_problem, relative_errors, run
 
 KEYS = jax.random.split(jax.random.key(7), 4)
@@ -34,6 +35,31 @@ def test_side_by_side_is_exact_and_differs_in_rounding_alone(dtype, tolerance):
     together = run(problem, hyper, reversible(side_by_side=3), key=KEYS)
     assert (together.certificate.exact, together.certificate.runs) == (True, 4)  # three at once, and one
     assert max(relative_errors(together.gradient, run(problem, hyper, key=KEYS).gradient).values()) <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("count", "side_by_side", "devices", "sizes"),
+    [
+        (7, 2, 4, [4, 3]),  # together, all seven would lie on one device
+        (7, 1, 4, [4, 3]),
+        (8, 2, 4, [8]),
+        (23, 2, 4, [8, 8, 4, 3]),
+        (5, 3, 1, [3, 2]),
+        (1, 4, 8, [1]),
+    ],
+)
+def test_runs_are_cut_into_batches(count, side_by_side, devices, sizes):
+    assert batch_sizes(count, side_by_side, devices) == sizes
+
+
+@pytest.mark.parametrize("devices", range(1, 9))
+def test_no_device_takes_more_runs_than_it_should(devices, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: list(range(devices)))
+    for count in range(1, 40):
+        for side_by_side in range(1, 5):
+            sizes = batch_sizes(count, side_by_side, devices)
+            assert sum(sizes) == count
+            assert all(size <= side_by_side * len(seeds_over_devices(size).devices) for size in sizes)
 
 
 def test_over_four_devices_it_has_the_bits_of_one_by_one(run_python):

@@ -79,3 +79,40 @@ def test_a_full_disk_is_named(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         store.close()
+
+
+def test_a_disk_full_of_small_arrays_is_named_and_the_store_closes(tmp_path):
+    """Less than a file's buffer would hold, so that a buffered write would fail in `close` as well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = DiskStore(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        for _ in range(13):
+            store.push(jnp.zeros(1))
+        with pytest.raises(StorageFull, match="104 bytes"):  # the limit lies within the 13th array
+            store.push(jnp.zeros(1))
+        store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_array_that_is_written_in_parts_comes_back_whole(tmp_path, monkeypatch):
+    store = DiskStore(tmp_path)
+    file = store._file
+
+    class Slow:
+        """A file that takes five bytes at a time."""
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, data):
+            return file.write(data[:5])
+
+    monkeypatch.setattr(store, "_file", Slow())
+    for array in arrays():
+        store.push(array)
+    monkeypatch.undo()
+    for array in reversed(arrays()):
+        np.testing.assert_array_equal(store.pop(), array)
+    store.close()
