@@ -1,6 +1,6 @@
 """More than five million hyperparameters at once: AdamW's step size in every step and weight decay of every weight.
 
-    python -m benchmarks.large_model [--steps 2000] [--width 1500] [--batch 250] [--json FILE]
+    python -m benchmarks.large_model [--steps 2000] [--width 1500] [--batch 64] [--json FILE]
 
 A net 784-width-width-width-10 in float32 on MNIST-sized noise. Prints seconds beside plain training in the same
 process, peak resident memory of each, and the memory that unrolling would take, by XLA's analysis of its program.
@@ -9,8 +9,6 @@ process, peak resident memory of each, and the memory that unrolling would take,
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ from jax.tree_util import Partial
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measure import RESULTS, once, write
 from core.engines import Problem, adamw, hypergradient, reversible
 from core.engines.floating import dynamics
 from core.engines.reversible import working_memory
 
 KEY = jax.random.key(0)
-_CLEAR_PEAK = "5"  # written to clear_refs, it lets VmHWM start again at what is resident now
 
 
 def deep_net(width: int, batch: int, steps: int) -> tuple[Problem, dict[str, Any]]:
@@ -78,22 +76,6 @@ def trained_loss(problem: Problem, hyper: Any, steps: int) -> jax.Array:
     return problem.outer_loss(state.position, hyper, KEY)
 
 
-def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise LookupError(field)
-
-
-def timed(call: Any) -> tuple[Any, float, int]:
-    """Result, seconds, and by how much resident memory peaked above what it was."""
-    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
-    before, began = resident("VmRSS"), time.perf_counter()
-    result = jax.block_until_ready(call())
-    return result, time.perf_counter() - began, resident("VmHWM") - before
-
-
 def measure(steps: int, width: int, batch: int) -> dict[str, Any]:
     """Plain training, then the hypergradient."""
     problem, hyper = deep_net(width, batch, steps)
@@ -101,10 +83,10 @@ def measure(steps: int, width: int, batch: int) -> dict[str, Any]:
     differentiated = jax.jit(jax.grad(trained_loss, argnums=1), static_argnums=2).lower(problem, hyper, steps)
     unrolling = differentiated.compile().memory_analysis().temp_size_in_bytes
     plain = jax.jit(trained_loss, static_argnums=2).lower(problem, hyper, steps).compile()
-    value, plain_seconds, plain_bytes = timed(lambda: plain(problem, hyper))
+    value, plain_seconds, plain_bytes = once(lambda: plain(problem, hyper))
     arguments: dict[str, Any] = {"optimizer": adamw(), "num_steps": steps, "key": KEY, "engine": reversible()}
     device = working_memory(problem, hyper, adamw(), steps, KEY)
-    result, seconds, peak = timed(lambda: hypergradient(problem, hyper, **arguments))
+    result, seconds, peak = once(lambda: hypergradient(problem, hyper, **arguments))
     return {
         "steps": steps,
         "parameters": sum(sizes),
@@ -161,13 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--width", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=250)
-    parser.add_argument("--json", type=Path, default=Path("outputs/benchmark-large-model.json"))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--json", type=Path, default=RESULTS / "large-model.json")
     arguments = parser.parse_args()
     found = measure(arguments.steps, arguments.width, arguments.batch)
     show(found)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    write(arguments.json, found)
 
 
 if __name__ == "__main__":

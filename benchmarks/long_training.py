@@ -10,7 +10,6 @@ with the number of steps there is the schedule, an argument, and its gradient, a
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.measure import RESULTS, write
 from core.engines import Problem, hypergradient, reversible, sgd
 from core.engines.reversible import working_memory
 
@@ -79,7 +79,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, default=Path("outputs/benchmark-long-training.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "long-training.json")
     arguments = parser.parse_args()
     found = measure(arguments.steps)
     proof = found["certificate"]
@@ -89,8 +89,7 @@ def main() -> None:
     print("device memory:", ", ".join(f"T = {length}: {size} B" for length, size in found["device_bytes"].items()))
     print(f"stored bits per weight and step: {stored:.5f}; bound: {bound:.5f}; ratio {stored / bound:.5f}")
     print(f"outer loss {found['value']:.4g}; gradient norms {found['gradient_norm']}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    write(arguments.json, found)
 
 
 if __name__ == "__main__":

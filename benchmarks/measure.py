@@ -50,8 +50,8 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
     }
 
 
-def peak_rise(method: Callable[[], Any]) -> int:
-    """Bytes by which resident memory peaks during a call above what it was."""
+def once(method: Callable[[], Any]) -> tuple[Any, float, int]:
+    """Result, seconds, and the bytes by which resident memory peaked above what it was, of a single call."""
     gc.collect()
     libc = ctypes.CDLL(None)
     libc.mallopt(
@@ -60,11 +60,16 @@ def peak_rise(method: Callable[[], Any]) -> int:
     libc.malloc_trim(0)  # otherwise pages that earlier calls freed would hide what this one takes
     try:
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
-        before = _resident("VmRSS")
-        jax.block_until_ready(method())
-        return _resident("VmHWM") - before
+        before, began = _resident("VmRSS"), time.perf_counter()
+        result = jax.block_until_ready(method())
+        return result, time.perf_counter() - began, _resident("VmHWM") - before
     finally:
         libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
+
+
+def peak_rise(method: Callable[[], Any]) -> int:
+    """Bytes by which resident memory peaks during a call above what it was."""
+    return once(method)[2]
 
 
 def _resident(field: str) -> int:

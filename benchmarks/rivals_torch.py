@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -164,7 +164,7 @@ def by_higher(task: Task, hyper: Hyper, optimizer: str) -> Outcome:
         return differentiate(loss(patched, task.inputs, task.labels), task, hyper, initial)
 
 
-def differentiate(value: torch.Tensor, task: Task, hyper: Hyper, initial: list[torch.Tensor]) -> Outcome:
+def differentiate(value: torch.Tensor, task: Task, hyper: Hyper, initial: Sequence[torch.Tensor]) -> Outcome:
     """Gradient of `value` from the graph of the training that began at `initial`."""
     step_size, momentum, *weights = torch.autograd.grad(value, [hyper.step_size, hyper.momentum, *initial])
     scales = [torch.sum(one * noise) for one, noise in zip(weights, task.noise, strict=True)]
@@ -211,13 +211,13 @@ def scalars(rows: torch.Tensor) -> Rows:
     return tuple(row.unbind() for row in rows.unbind())
 
 
-def columns(groups: list[torch.Tensor], params: Any) -> list[int]:
+def columns(groups: Sequence[torch.Tensor], params: Any) -> list[int]:
     """The group of each of `params`: TorchOpt takes a layer's biases before its weights."""
     return [next(number for number, group in enumerate(groups) if group is param) for param in params]
 
 
 def sgd_transformation(
-    groups: list[torch.Tensor], step_size: torch.Tensor, momentum: torch.Tensor
+    groups: Sequence[torch.Tensor], step_size: torch.Tensor, momentum: torch.Tensor
 ) -> torchopt.base.GradientTransformation:
     """v ← γ v − (1 − γ) g ;  w ← w + α v. A state holds v, and the steps that are left."""
 
@@ -226,17 +226,17 @@ def sgd_transformation(
         steps = zip(scalars(step_size[:, order]), scalars(momentum[:, order]), strict=True)
         return [torch.zeros_like(param) for param in params], steps
 
-    def update(gradients: Any, state: Any, *, params: Any = None, inplace: bool = False) -> Any:
+    def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
         velocities, steps = state
         step_sizes, momenta = next(steps)
-        velocities = [v * γ - (1 - γ) * g for v, γ, g in zip(velocities, momenta, gradients, strict=True)]
+        velocities = [v * γ - (1 - γ) * g for v, γ, g in zip(velocities, momenta, updates, strict=True)]
         return tuple(α * v for α, v in zip(step_sizes, velocities, strict=True)), (velocities, steps)
 
     return torchopt.base.GradientTransformation(init, update)
 
 
 def adam_transformation(
-    groups: list[torch.Tensor], step_size: torch.Tensor, b1: torch.Tensor
+    groups: Sequence[torch.Tensor], step_size: torch.Tensor, b1: torch.Tensor
 ) -> torchopt.base.GradientTransformation:
     """m ← β1 m + (1 − β1) g ;  ν ← β2 ν + (1 − β2) g² ;  w ← w − α m̂ / (√ν̂ + ε), bias-corrected as published.
 
@@ -251,11 +251,11 @@ def adam_transformation(
         steps = zip(scalars(corrected[:, order]), scalars(b1[:, order]), (EPSILON * roots).tolist(), strict=True)
         return [torch.zeros_like(param) for param in params], [torch.zeros_like(param) for param in params], steps
 
-    def update(gradients: Any, state: Any, *, params: Any = None, inplace: bool = False) -> Any:
+    def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
         moments, squares, left = state
         step_sizes, decays, epsilon = next(left)
-        moments = [m * β + (1 - β) * g for m, β, g in zip(moments, decays, gradients, strict=True)]
-        squares = [(ν * B2).addcmul(g, g, value=1 - B2) for ν, g in zip(squares, gradients, strict=True)]
+        moments = [m * β + (1 - β) * g for m, β, g in zip(moments, decays, updates, strict=True)]
+        squares = [(ν * B2).addcmul(g, g, value=1 - B2) for ν, g in zip(squares, updates, strict=True)]
         moves = zip(step_sizes, moments, squares, strict=True)
         return tuple(-α * (m / (ν.sqrt() + epsilon)) for α, m, ν in moves), (moments, squares, left)
 
