@@ -9,7 +9,6 @@ weights are leaves of the graph, times whose noise their gradient is that of the
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -99,7 +98,7 @@ def torch_rivals(optimizer: str, steps: int) -> dict[str, Callable[[], Outcome]]
         optimizer: sgd, in the convention of `core.engines.sgd`, or adam.
         steps: T.
     """
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)  # two are no faster here, and wait for each other where the machine is busy
     task, hyper = noise_task(), initial_hyper(optimizer, steps)
     return {
         "TorchOpt": partial(by_torchopt, task, hyper, optimizer),
@@ -109,7 +108,7 @@ def torch_rivals(optimizer: str, steps: int) -> dict[str, Callable[[], Outcome]]
 
 def plain(optimizer: str, steps: int) -> Callable[[], torch.Tensor]:
     """A call that trains with torch.optim, for as many steps and with the same schedule, and nothing more."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     return partial(plain_training, noise_task(), initial_hyper(optimizer, steps), optimizer)
 
 
