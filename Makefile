@@ -29,7 +29,7 @@ demo: $(READY)  ## the main job on the embedded stack: learn 1608 hyperparameter
 serve: $(READY)  ## run the whole service on this machine until Ctrl-C
 	@$(VENV)/bin/retrograd up
 
-test: $(READY)  ## lint, types, import rules, and the tests that take under a minute each
+test: $(READY)  ## lint, types, import rules, and the tests but for the slow ones
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy

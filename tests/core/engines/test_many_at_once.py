@@ -62,6 +62,7 @@ def test_no_device_takes_more_runs_than_it_should(devices, monkeypatch):
             assert all(size <= side_by_side * len(seeds_over_devices(size).devices) for size in sizes)
 
 
+@pytest.mark.slow
 def test_over_four_devices_it_has_the_bits_of_one_by_one(run_python):
     """A fresh process, since the number of devices is settled when JAX starts."""
     output = run_python(

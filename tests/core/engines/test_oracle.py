@@ -27,7 +27,11 @@ TYPICAL = {
     "weight_decay": 0.3,
 }
 HISTORICAL = {"b1", "b2"}  # act through their products over the steps: never one per weight
-PER = ["step and group", "weight", "all"]
+PER = [
+    "step and group",
+    pytest.param("weight", marks=pytest.mark.slow),
+    pytest.param("all", marks=pytest.mark.slow),
+]
 
 
 def predict(params, inputs):
