@@ -8,7 +8,7 @@ import pytest
 
 from core import Problem, automatic, checkpointed, hypergradient, plan, reversible, sgd, truncated, unrolled
 from core.errors import InvalidProblem
-from tests.core.engines.regression import make_hyper, make_problem
+from tests.core.engines.regression import make_hyper, make_problem, relative_errors
 
 STEPS = 200
 
@@ -54,12 +54,14 @@ def test_a_budget_leaves_out_what_does_not_fit(table):
         _ = plan(**arguments(), engines=engines, device_budget=10).chosen
 
 
-def test_automatic_takes_what_was_planned(table):
+@pytest.mark.slow
+def test_automatic_takes_something_whole_that_fits(table):
     device = {one.name: one.memory.device_bytes for one in table.predictions}
-    engine = automatic(device_budget=device["reversible"] * 11 // 10)
-    result = hypergradient(**arguments(), engine=engine)
-    assert result.certificate.engine == "reversible"
-    assert result.certificate.exact
+    budget = device["checkpointed"] - 1
+    result = hypergradient(**arguments(), engine=automatic(device_budget=budget))
+    assert result.certificate.engine in {"reversible", "hybrid", "recursive"}
+    oracle = hypergradient(**arguments(), engine=unrolled())
+    assert max(relative_errors(result.gradient, oracle.gradient).values()) <= 1e-4  # of float32
 
 
 def test_training_that_diverges_is_said_to_be_the_reason():
