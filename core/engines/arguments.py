@@ -134,6 +134,21 @@ def _count(num_steps: Any) -> int:
     return steps
 
 
+def at_least_one(name: str, value: Any) -> int:
+    """An engine's argument that counts something.
+
+    Raises:
+        InvalidProblem: it is no whole number, or below 1.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise InvalidProblem(f"{name} is {value!r}; it must be a whole number, at least 1")
+    return number
+
+
 def finite_floats(hyper: Any) -> Hyper:
     """`hyper` with JAX arrays for leaves.
 

@@ -10,7 +10,8 @@ import equinox.internal
 import jax
 import jax.numpy as jnp
 
-from core.engines.float_engine import FloatEngine, Outcome, at_least_one, by_reverse_mode
+from core.engines.arguments import at_least_one
+from core.engines.float_engine import FloatEngine, Outcome, by_reverse_mode
 from core.engines.floating import Take
 from core.engines.problem import Hyper, Problem
 from core.errors import InvalidProblem

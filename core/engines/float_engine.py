@@ -5,7 +5,6 @@ Their gradients are right up to the rounding of floats, and prove nothing about 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +18,6 @@ from core.engines.floating import Take, check_range, dynamics
 from core.engines.inner import begin
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.engines.result import Hypergradient
-from core.errors import InvalidProblem
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import check
 
@@ -105,18 +103,3 @@ def by_reverse_mode(
 
     (value, (params, largest)), gradient = jax.value_and_grad(trained, has_aux=True)(hyper)
     return Outcome(value, gradient, params, largest)
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """An engine's argument that counts something.
-
-    Raises:
-        InvalidProblem: it is no whole number, or below 1.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise InvalidProblem(f"{name} is {value!r}; it must be a whole number, at least 1")
-    return number

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from core.engines.arguments import at_least_one
 from core.engines.engine import Engine
-from core.engines.float_engine import FloatEngine, Outcome, at_least_one
+from core.engines.float_engine import FloatEngine, Outcome
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import lineax
 
-from core.engines.float_engine import FloatEngine, Outcome, at_least_one
+from core.engines.arguments import at_least_one
+from core.engines.float_engine import FloatEngine, Outcome
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem, SolverFailed

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import jax
 
+from core.engines.arguments import at_least_one
 from core.engines.engine import Engine, Memory
-from core.engines.float_engine import at_least_one
 from core.engines.problem import Hyper, Problem
 from core.engines.result import Hypergradient
 from core.engines.reverse_memory import memory_of, working_bytes
