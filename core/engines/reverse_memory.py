@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def memory_of(run: Reverse) -> Memory:
     """Bytes that a hypergradient needs at most, beyond its arguments."""
     plans, state, adjoint = run.plans(), run.initial(), run.adjoint_at_rest()
-    everywhere = size_in_bytes((run.course.schedule, run.shapes, run.hyper))
+    everywhere = size_in_bytes((run.course.schedule, run.course.drift, run.shapes, run.hyper))
     if len(plans) > 1:
         everywhere += 2 * size_in_bytes(state)  # what a stretch began with and what it ended in, for comparison
     tape = _longest_tape(run, state, plans)
@@ -79,6 +79,7 @@ def _forward_bytes(run: Reverse, state: State, tape: Tape) -> int:
         Static(run.course.dtypes),
         run.gradient,
         run.course.schedule,
+        run.course.drift,
         run.key,
         state,
         tape,
@@ -96,6 +97,7 @@ def _backward_bytes(run: Reverse, state: State, adjoint: Adjoint, tape: Tape) ->
         Static(run.course.dtypes),
         Partial(FollowStep(run.optimizer, fused=True), run.problem, run.hyper),
         run.course.schedule,
+        run.course.drift,
         run.key,
         state,
         adjoint,

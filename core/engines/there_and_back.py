@@ -167,7 +167,7 @@ class ThereAndBack:
             back = there_and_back(plans[-1], state, lambda ended: adjoint_at(run.parameters(ended.state)))
             most = back.stored_bits
             for plan in reversed(plans[:-1]):
-                began, adjoint = self._checkpoint(checkpoints, state), back.adjoint
+                began, adjoint = self._checkpoint(checkpoints, state, plan), back.adjoint
 
                 def arrives(ended: Trajectory, state: State = state, adjoint: Adjoint = adjoint) -> Adjoint:
                     mismatched.append(mismatched_bits(without_buffers(copied(ended.state)), state))
@@ -194,14 +194,15 @@ class ThereAndBack:
         finally:
             trajectory.store.close()
 
-    def _checkpoint(self, checkpoints: Store, like: State) -> State:
-        """The checkpoint pushed last, with empty buffers."""
+    def _checkpoint(self, checkpoints: Store, like: State, plan: Plan) -> State:
+        """The checkpoint pushed last, where `plan` begins, with empty buffers."""
         numbers, treedef = jax.tree.flatten(like, is_leaf=is_number)
         popped = [jnp.asarray(checkpoints.pop()) for _ in numbers]
         restored = [
             number._replace(integers=integers) for number, integers in zip(numbers, reversed(popped), strict=True)
         ]
-        return without_buffers(copied(treedef.unflatten(restored)))
+        start = plan.segments[0].start
+        return without_buffers(copied(self.run.rescaled(treedef.unflatten(restored), start)))
 
 
 def _sum(*counts: dict[str, int]) -> dict[str, int]:

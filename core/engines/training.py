@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,14 +16,15 @@ from core.engines.arguments import checked
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.engines.units import SCALE_STEPS, Exponents, coarser, first_exponents, of_one_run, units_of
-from core.reversal.information_buffer import Factors, Plan, plan_spills
+from core.reversal.drift import drift_of
+from core.reversal.information_buffer import Plan, plan_spills
 from core.reversal.lifting import FRACTION_BITS
 from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, check, prepare
 from core.reversal.seeds import ONE, seeds_over_devices
-from core.reversal.segments import Static, float_magnitudes, real_parameters, without_buffers
+from core.reversal.segments import Static, float_magnitudes, real_parameters, with_scales, without_buffers
 from core.reversal.stepping import fixed_rest
 from core.reversal.stores import NoStore, Store
 from core.reversal.trajectory import (
@@ -65,6 +66,7 @@ class Run:
         gradient: of the inner loss.
         shapes: of one run's parameters.
         habits: of the program.
+        factors: decay factors of all steps.
     """
 
     def __init__(
@@ -88,21 +90,19 @@ class Run:
         params, given = begin(problem, hyper, first, optimizer, num_steps)
         check(given, optimizer)
         self.shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        schedule = _prepared(given, optimizer, num_steps)
+        self.factors = factors_of(optimizer, schedule, self.shapes, num_steps)
         self.course = Course(
             optimizer,
             jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), params),
-            _prepared(given, optimizer, num_steps),
+            schedule,
+            drift_of(self.factors),
             key,
             ONE if key.ndim == 0 else seeds_over_devices(len(key)),
         )
         self.gradient = inner_gradient(problem, hyper)
         self.habits = _habits_of(self._program())
         self.exponents = self._probed_exponents()
-
-    @cached_property
-    def factors(self) -> Factors:
-        """Decay factors of all steps."""
-        return factors_of(self.optimizer, self.course.schedule, self.shapes, self.num_steps)
 
     def plan(self, start: int = 0, stop: int | None = None) -> Plan:
         """Spill plan of steps [start, stop)."""
@@ -115,7 +115,15 @@ class Run:
             self.problem, self.hyper, self.key, self.optimizer, self.num_steps, self.course.seeds
         )
         units = units_of(self.exponents, self.optimizer, jax.tree.structure(self.shapes))
-        return fixed_rest(self.optimizer, params, units, self.course.seeds)
+        return fixed_rest(self.optimizer, params, units, tuple(self.course.drift.after), self.course.seeds)
+
+    def rescaled(self, state: State, step: int) -> State:
+        """With the scales that drifting numbers have when this step is reached."""
+        scales = self.course.drift.arriving(step)
+        runs = () if self.course.seeds.count is None else (self.course.seeds.count,)
+        return with_scales(
+            state, {field: jnp.broadcast_to(values, (*runs, *values.shape)) for field, values in scales.items()}
+        )
 
     def _program(self) -> Any:
         """What decides the compiled programs."""

@@ -15,9 +15,11 @@ Exponents: TypeAlias = dict[str, list[np.ndarray]]
 """{field: for each group log2 of the unit}: one a group, or one a weight; with a leading axis for several runs."""
 
 SCALE_STEPS = 4  # of training in floats, from which units are chosen
-_HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
-_FLOAT32_HEADROOM_BITS = 12  # memories of float32 gradients 4096-fold: those have no use for so fine a unit
-_TIGHT_BITS = 4  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
+_HEADROOM_BITS = (
+    8  # a number may grow 64-fold over what it was in those steps before its unit is too fine; 2 bits are drift
+)
+_FLOAT32_HEADROOM_BITS = 14  # memories of float32 gradients 4096-fold: those have no use for so fine a unit
+_TIGHT_BITS = 6  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
 _OWN_HEADROOM_BITS = 20  # a single weight's memory, which may be small in those steps by chance, a million-fold
 _COARSER_BITS = 14  # that the unit of a memory gains when its field leaves the range
 _EXPONENTS = (-100, 50)  # that a memory's unit may have: powers of two that float32 holds, for values up to 2**102

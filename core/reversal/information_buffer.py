@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.reversal.lifting import OVERFLOW
+from core.reversal.lifting import LEAST_SCALE, OVERFLOW
 
 SPILL_BITS = 32
 _WORTH_SPILLING = 2.0 ** (SPILL_BITS + 6)  # below this a spill would store leading zeros
@@ -21,6 +21,9 @@ _FIRST_WINDOW = 1 << 6  # steps looked ahead at first
 _LAST_WINDOW = 1 << 14  # steps looked ahead at most
 _TAPE_BYTES = 1 << 26  # of values stored whole, kept on the device until a segment ends
 _TAPE_STEPS = 1 << 12
+_WAITING = (
+    4 / LEAST_SCALE
+)  # what a buffer of at most 1 may grow to as drift is settled that the plan counted before
 NUMBER_BITS = 53  # no number can lose more
 _MAX_GROWTH_BITS = 60  # a buffer of at most 52 bits is full before it has grown by this much
 
@@ -49,6 +52,7 @@ class Factors(NamedTuple):
     ]  # K of the element that decays most, of those not forgotten; 1 if there are none
     forgets: dict[str, np.ndarray]  # whether an element has K < FORGETTING
     bits: dict[str, np.ndarray]  # mean of log2(1/K) over the group's elements, none above NUMBER_BITS
+    uniform: tuple[str, ...]  # fields whose K is one number a group
     num_steps: int
 
 
@@ -95,17 +99,19 @@ def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | 
     bound = float((bits.sum(axis=0) * np.tile(sizes, len(fields))).sum())
     growth = 1 / columns(factors.smallest)
     growth_bits = np.log2(growth)
-    # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second
+    # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second. A decay that
+    # drifts reaches the buffer later, when it is settled, but adds no more than its steps would have added one by one
     slack = growth + 2
     changes = np.flatnonzero((forgets[1:] != forgets[:-1]).any(axis=1)) + 1
 
     segments: list[Segment] = []
-    magnitudes = np.zeros(len(places))  # upper bound of |buffer| at `at`, one for each place
+    # upper bound of |buffer| at `at`, one for each place; on the way, drift may be waiting to be settled
+    magnitudes = np.full(len(places), _WAITING if start else 0.0)
     at, num_steps = 0, len(forgets)
     while at < num_steps:
         full = magnitudes * growth[at] + slack[at] > OVERFLOW
         chosen = full | (full.any() & (magnitudes >= _WORTH_SPILLING))
-        magnitudes = np.where(chosen, magnitudes * 2.0**-SPILL_BITS + 1, magnitudes)
+        magnitudes = np.where(chosen, magnitudes * 2.0**-SPILL_BITS + _WAITING, magnitudes)
         next_change = np.searchsorted(changes, at, side="right")
         end = int(changes[next_change]) if next_change < len(changes) else num_steps
         forgotten = [place for place, forget in zip(places, forgets[at], strict=True) if forget]

@@ -15,6 +15,9 @@ UNIT = 2.0**-FRACTION_BITS
 OVERFLOW = 2.0**52  # |state| from here on would leave too little room for exact sums; reported as divergence
 LIMIT = OVERFLOW * UNIT  # the same in real units: ±4096
 
+LEAST_SCALE = 0.25
+"""What a drifting unit may shrink to (see `core.reversal.drift`): two bits of head room."""
+
 FORGETTING = 2.0**-24
 """Factors below this one forget: the buffer would have to grow by more than 24 bits in one step, so the value is
 stored whole before the step instead (see `core.reversal.trajectory`)."""

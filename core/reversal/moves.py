@@ -24,9 +24,11 @@ class Fixed:
 
     Attributes:
         integers: whole numbers, |integers| < 2**52.
-        unit: scalar, a power of two; the value is integers × unit.
+        unit: a power of two, scalar or of the numbers' shape; the value is integers × unit × scale.
         buffer: information buffer, of a field that decays.
-        taped: while a step is undone that forgot the number: what it was before.
+        scale: scalar in (0, 1], of a field whose unit drifts (see `core.reversal.drift`); others have none, which is 1.
+        turned: while a step is taken or undone: what the scale is on the other side of its decay.
+        taped: while a step is taken or undone that forgets the number: what it was before.
         missed: after `undecay` of such a number: bits by which it missed what was left of `taped`.
         compute: dtype of the group's gradient.
     """
@@ -34,6 +36,8 @@ class Fixed:
     integers: Float64[Array, ...]
     unit: Array
     buffer: Float64[Array, ...] | None
+    scale: Array | None = None
+    turned: Array | None = None
     taped: Float64[Array, ...] | None = None
     missed: Array | None = None
     compute: Any = field(default=jnp.dtype("float64"), metadata={"static": True})
@@ -57,7 +61,7 @@ Number: TypeAlias = Any  # Fixed, Noted, or an array
 def real(number: Number) -> Float[Array, ...]:
     """Value of a number, in float64 if it is fixed-point."""
     if isinstance(number, Fixed):
-        return number.integers * number.unit
+        return number.integers * (number.unit if number.scale is None else number.unit * number.scale)
     return number.value if isinstance(number, Noted) else number
 
 
@@ -76,19 +80,20 @@ def add(number: Number, increment: Float[Array, ...]) -> Number:
     two into one rounding or not, as they like); write two moves, or use `product`.
     """
     if isinstance(number, Fixed):
-        return number._replace(integers=number.integers + _rounded(increment, number.unit))
+        return number._replace(integers=number.integers + _rounded(increment, number))
     return number if isinstance(number, Noted) else number + increment
 
 
 def subtract(number: Number, increment: Float[Array, ...]) -> Number:
     """Undo `add` of the same increment."""
     if isinstance(number, Fixed):
-        return number._replace(integers=number.integers - _rounded(increment, number.unit))
+        return number._replace(integers=number.integers - _rounded(increment, number))
     return number if isinstance(number, Noted) else number - increment
 
 
 def decay(number: Number, factor: Float[Array, ...]) -> Number:
-    """Scale a number by a factor in [0, 1], at most once a step. In fixed point the lost bits go to its buffer.
+    """Scale a number by a factor in [0, 1], at most once a step. In fixed point its unit shrinks, or the bits that
+    its integers lose go to its buffer.
 
     Args:
         number: a field of the state.
@@ -101,15 +106,22 @@ def decay(number: Number, factor: Float[Array, ...]) -> Number:
         return number
     if not isinstance(number, Fixed):
         return factor * number
-    integers, buffer = lifting.decay(number.integers, _buffer(number), factor)
-    return number._replace(integers=integers, buffer=buffer)
+    integers, buffer = number.integers, buffer_of(number)
+    if number.turned is None:
+        integers, buffer = lifting.decay(integers, buffer, factor)
+    elif number.taped is not None:
+        integers = lifting.left_of(integers, factor)
+    return _turned(number)._replace(integers=integers, buffer=buffer, taped=None)
 
 
 def undecay(number: Number, factor: Float[Array, ...]) -> Number:
     """Undo `decay` by the same factor."""
     if not isinstance(number, Fixed):
         return number
-    integers, buffer = lifting.undecay(number.integers, _buffer(number), factor)
+    integers, buffer = number.integers, buffer_of(number)
+    if number.turned is None:
+        integers, buffer = lifting.undecay(integers, buffer, factor)
+    number = _turned(number)
     if number.taped is None:
         return number._replace(integers=integers, buffer=buffer)
     missed = differing_bits(integers, lifting.left_of(number.taped, factor))
@@ -135,14 +147,20 @@ def differing_bits(one: Float64[Array, ...], other: Float64[Array, ...]) -> Arra
     return jnp.sum(jax.lax.population_count(one.astype(jnp.int64) ^ other.astype(jnp.int64)))
 
 
-def _buffer(number: Fixed) -> Float64[Array, ...]:
+def buffer_of(number: Fixed) -> Float64[Array, ...]:
+    """The information buffer of a number that decays."""
     if number.buffer is None:
         raise InvalidOptimizer("unstep undoes a decay that step never made; mirror the moves of step")
     return number.buffer
 
 
-def _rounded(increment: Float[Array, ...], unit: Array) -> Float64[Array, ...]:
-    return jnp.round(jnp.asarray(increment, jnp.float64) * (1 / unit))
+def _turned(number: Fixed) -> Fixed:
+    return number if number.turned is None else number._replace(scale=number.turned, turned=None)
+
+
+def _rounded(increment: Float[Array, ...], number: Fixed) -> Float64[Array, ...]:
+    per_unit = 1 / number.unit if number.scale is None else (1 / number.unit) * (1 / number.scale)
+    return jnp.round(jnp.asarray(increment, jnp.float64) * per_unit)
 
 
 def is_number(node: Any) -> bool:

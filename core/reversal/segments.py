@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from core.errors import InvalidOptimizer
+from core.reversal import lifting
+from core.reversal.drift import Drift
 from core.reversal.information_buffer import Place
 from core.reversal.lifting import LIMIT, OVERFLOW
-from core.reversal.moves import Fixed, differing_bits, is_number, to_float
+from core.reversal.moves import Fixed, buffer_of, differing_bits, is_number, to_float
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.schedule import Schedule, hypers_of
 from core.reversal.seeds import ONE, Seeds
@@ -58,6 +60,7 @@ def advance(
     dtypes: Static,
     gradient: Gradient,
     schedule: Schedule,
+    drift: Drift,
     key: jax.Array,
     state: State,
     tape: Tape,
@@ -73,25 +76,40 @@ def advance(
     """
 
     def run(
-        gradient: Gradient, schedule: Schedule, key: jax.Array, state: State, tape: Tape, *steps: jax.Array
+        gradient: Gradient,
+        schedule: Schedule,
+        drift: Drift,
+        key: jax.Array,
+        state: State,
+        tape: Tape,
+        *steps: jax.Array,
     ) -> tuple[State, Tape, jax.Array]:
         start, stop, origin = steps
 
         def take(number: jax.Array, both: tuple[State, Tape]) -> tuple[State, Tape]:
             state, tape = both
+            before = {place: number_at(state, place).integers for place in tape}
             tape = {
-                place: jax.lax.dynamic_update_index_in_dim(
-                    values, number_at(state, place).integers, number - origin, 0
-                )
+                place: jax.lax.dynamic_update_index_in_dim(values, before[place], number - origin, 0)
                 for place, values in tape.items()
             }
-            return _take(optimizer, dtypes.tree, gradient, schedule, key, state, number), tape
+            return _take(
+                optimizer, dtypes.tree, gradient, schedule, drift, key, taped(state, before), number
+            ), tape
 
-        state, tape = jax.lax.fori_loop(start, stop, take, (state, tape))
+        def leg(reached: jax.Array, both: tuple[State, Tape]) -> tuple[jax.Array, tuple[State, Tape]]:
+            state, tape = both
+            end = jnp.minimum(stop, drift.stop[reached])
+            settled = settle(drift, state, reached)
+            return end, jax.lax.fori_loop(reached, end, take, (settled, tape))
+
+        _, (state, tape) = jax.lax.while_loop(
+            lambda carry: carry[0] < stop, lambda carry: leg(*carry), (start, (state, tape))
+        )
         return state, tape, magnitudes(state)
 
-    axes = (None, None, 0, 0, 0, None, None, None)
-    return seeds.map(run, axes)(gradient, schedule, key, state, tape, start, stop, origin)
+    axes = (None, None, None, 0, 0, 0, None, None, None)
+    return seeds.map(run, axes)(gradient, schedule, drift, key, state, tape, start, stop, origin)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
@@ -100,6 +118,7 @@ def advance_checked(
     dtypes: Static,
     gradient: Gradient,
     schedule: Schedule,
+    drift: Drift,
     key: jax.Array,
     state: State,
     start: int,
@@ -115,8 +134,9 @@ def advance_checked(
     def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
         state, number, _ = carry
         # a buffer that nobody spills would soon hold more than it can, and disturb the numbers
-        state = _emptied(state)
-        state = _take(optimizer, dtypes.tree, gradient, schedule, key, state, number)
+        state = settle(drift, _emptied(state), number)
+        state = _drifting(lambda one: one._replace(taped=one.integers), state)  # any step may forget
+        state = _take(optimizer, dtypes.tree, gradient, schedule, drift, key, state, number)
         largest = magnitudes(state)
         return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest
 
@@ -132,11 +152,13 @@ def _take(
     dtypes: Params,
     gradient: Gradient,
     schedule: Schedule,
+    drift: Drift,
     key: jax.Array,
     state: State,
     number: jax.Array,
 ) -> State:
     grads = isolated(gradient, as_real(state.position, dtypes), number, key)
+    state = _turning(state, drift.after, number)
     return step(optimizer, state, _exact(grads), _hypers(schedule, number, dtypes))
 
 
@@ -169,6 +191,7 @@ def rewind(
     dtypes: Static,
     observe: Observe,
     schedule: Schedule,
+    drift: Drift,
     key: jax.Array,
     state: State,
     carry: Any,
@@ -188,6 +211,7 @@ def rewind(
     def run(
         observe: Observe,
         schedule: Schedule,
+        drift: Drift,
         key: jax.Array,
         state: State,
         carry: Any,
@@ -196,12 +220,16 @@ def rewind(
     ) -> tuple[State, Any, dict[Place, jax.Array]]:
         start, stop, origin = steps
 
-        def undo(iteration: jax.Array, all_three: Any) -> tuple[State, Any, dict[Place, jax.Array]]:
-            state, carry, differing = all_three
-            number = stop - 1 - iteration
-            for place, values in tape.items():
-                before = jax.lax.dynamic_index_in_dim(values, number - origin, 0, keepdims=False)
-                state = with_number(state, place, number_at(state, place)._replace(taped=before))
+        def undo(iteration: jax.Array, leg: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            end, (state, carry, differing) = leg
+            number = end - 1 - iteration
+            state = taped(
+                _turning(state, drift.before, number),
+                {
+                    place: jax.lax.dynamic_index_in_dim(values, number - origin, 0, keepdims=False)
+                    for place, values in tape.items()
+                },
+            )
             follow: list[Callable[..., Any]] = []
 
             def gradient_at(position: Params) -> Params:
@@ -211,20 +239,89 @@ def rewind(
                 return _exact(grads)
 
             state = unstep(optimizer, state, gradient_at, _hypers(schedule, number, dtypes.tree))
+            _has_undone_decays(optimizer, state)
             for place in tape:
                 undone = number_at(state, place)
-                if undone.missed is None:
-                    raise InvalidOptimizer(f"unstep of {optimizer.name} never undoes the decay of {place.field}")
                 differing = differing | {place: differing[place] + undone.missed}
                 state = with_number(state, place, undone._replace(missed=None))
-            before = type(state)(*(as_real(field, dtypes.tree) for field in state))
-            return state, follow[0](before, schedule.row(number), schedule.weights), differing
+            before = jax.lax.optimization_barrier(type(state)(*(as_real(field, dtypes.tree) for field in state)))
+            return end, (state, follow[0](before, schedule.row(number), schedule.weights), differing)
+
+        def leg(reached: jax.Array, all_three: Any) -> tuple[jax.Array, Any]:
+            first = jnp.maximum(start, drift.first[reached - 1])
+            _, undone = jax.lax.fori_loop(0, reached - first, undo, (reached, all_three))
+            state, *rest = undone
+            return first, (unsettle(drift, state, first), *rest)
 
         none_yet = {place: jnp.zeros((), jnp.int64) for place in tape}
-        return jax.lax.fori_loop(0, stop - start, undo, (state, carry, none_yet))
+        _, undone = jax.lax.while_loop(
+            lambda carry: carry[0] > start, lambda carry: leg(*carry), (stop, (state, carry, none_yet))
+        )
+        return undone
 
-    axes = (None, None, 0, 0, 0, 0, None, None, None)
-    return seeds.map(run, axes)(observe, schedule, key, state, carry, tape, start, stop, origin)
+    axes = (None, None, None, 0, 0, 0, 0, None, None, None)
+    return seeds.map(run, axes)(observe, schedule, drift, key, state, carry, tape, start, stop, origin)
+
+
+def settle(drift: Drift, state: State, number: jax.Array) -> State:
+    """The same values with scales of 1, if a leg begins with this step."""
+    begins = drift.first[number] == number
+
+    def settled(one: Fixed, scale: jax.Array) -> Fixed:
+        integers, buffer = lifting.decay(one.integers, buffer_of(one), jnp.where(begins, scale, 1.0))
+        return one._replace(integers=integers, buffer=buffer, scale=jnp.where(begins, 1.0, scale))
+
+    return _drifting(settled, state, drift.arriving(number))
+
+
+def unsettle(drift: Drift, state: State, number: jax.Array) -> State:
+    """Undo `settle`."""
+    begins, arriving = drift.first[number] == number, drift.arriving(number)
+
+    def unsettled(one: Fixed, scale: jax.Array) -> Fixed:
+        integers, buffer = lifting.undecay(one.integers, buffer_of(one), jnp.where(begins, scale, 1.0))
+        return one._replace(integers=integers, buffer=buffer, scale=scale)
+
+    return _drifting(unsettled, state, arriving)
+
+
+def _turning(state: State, scales: dict[str, jax.Array], number: jax.Array) -> State:
+    """Ready for a decay, or its undoing, that turns scales into those of this step."""
+    of_step = {field: values[number] for field, values in scales.items()}
+    return _drifting(lambda one, scale: one._replace(turned=scale), state, of_step)
+
+
+def _has_undone_decays(optimizer: Optimizer, state: State) -> None:
+    for field, tree in state._asdict().items():
+        if any(one.turned is not None or one.taped is not None for one in numbers_of(tree)):
+            raise InvalidOptimizer(f"unstep of {optimizer.name} never undoes the decay of {field}")
+
+
+def with_scales(state: State, scales: dict[str, jax.Array]) -> State:
+    """With other scales: {field: [groups]}, or [S, groups] for several runs."""
+    return _drifting(lambda one, scale: one._replace(scale=scale), state, scales)
+
+
+def _drifting(change: Callable[..., Fixed], state: State, *scales: dict[str, jax.Array]) -> State:
+    """`change` of every number that drifts, and of its scales."""
+
+    def changed(field: str, tree: Params) -> Params:
+        numbers, treedef = jax.tree.flatten(tree, is_leaf=is_number)
+        return treedef.unflatten(
+            [
+                one if one.scale is None else change(one, *(values[field][..., group] for values in scales))
+                for group, one in enumerate(numbers)
+            ]
+        )
+
+    return type(state)(*(changed(field, tree) for field, tree in state._asdict().items()))
+
+
+def taped(state: State, before: dict[Place, jax.Array]) -> State:
+    """Ready for a step, or its undoing, that forgets what these places held."""
+    for place, integers in before.items():
+        state = with_number(state, place, number_at(state, place)._replace(taped=integers))
+    return state
 
 
 def _hypers(schedule: Schedule, number: jax.Array, like: Params) -> TreeHypers:

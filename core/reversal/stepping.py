@@ -26,25 +26,29 @@ def rest(optimizer: Optimizer, params: Params) -> State:
     return join([optimizer.init(leaf) for leaf in leaves], treedef)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "seeds"))
-def fixed_rest(optimizer: Optimizer, params: Params, units: Units, seeds: Seeds = ONE) -> State:
+@partial(jax.jit, static_argnames=("optimizer", "drifting", "seeds"))
+def fixed_rest(
+    optimizer: Optimizer, params: Params, units: Units, drifting: tuple[str, ...] = (), seeds: Seeds = ONE
+) -> State:
     """The fixed-point state that training starts from, with empty buffers beside the fields that decay.
 
     Args:
         optimizer: whose state it is.
         params: initial weights; with a leading axis for several runs.
         units: of each field and group, scalars; [S] for several runs.
+        drifting: fields whose units drift.
         seeds: how several runs lie.
     """
-    return seeds.map(partial(_fixed_rest, optimizer), (0, 0))(params, units)
+    return seeds.map(partial(_fixed_rest, optimizer, drifting), (0, 0))(params, units)
 
 
-def _fixed_rest(optimizer: Optimizer, params: Params, units: Units) -> State:
+def _fixed_rest(optimizer: Optimizer, drifting: tuple[str, ...], params: Params, units: Units) -> State:
 
     def to_fixed(field: str, value: jax.Array, unit: jax.Array) -> Fixed:
         integers = jnp.round(value.astype(jnp.float64) * (1 / unit))
         buffer = jnp.zeros_like(integers) if field in decaying else None
-        return Fixed(integers, jnp.asarray(unit), buffer, compute=value.dtype)
+        scale = jnp.ones(()) if field in drifting else None
+        return Fixed(integers, jnp.asarray(unit), buffer, scale, compute=value.dtype)
 
     decaying = anatomy(optimizer).decaying
     state = rest(optimizer, params)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import FixedPointOverflow, InvalidProblem
+from core.reversal.drift import Drift
 from core.reversal.information_buffer import (
     NUMBER_BITS,
     Factors,
@@ -29,7 +30,7 @@ from core.reversal.information_buffer import (
     widened,
 )
 from core.reversal.lifting import FORGETTING, OVERFLOW
-from core.reversal.moves import Fixed
+from core.reversal.moves import Fixed, real
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
@@ -70,6 +71,7 @@ class Course(NamedTuple):
         optimizer: whose steps are taken.
         dtypes: pytree like the parameters, the dtype in which the gradient takes each.
         schedule: prepared.
+        drift: of units under this schedule.
         key: of the run; for several, keys [S].
         seeds: how several runs lie.
     """
@@ -77,6 +79,7 @@ class Course(NamedTuple):
     optimizer: Optimizer
     dtypes: Params
     schedule: Schedule
+    drift: Drift
     key: jax.Array
     seeds: Seeds = ONE
 
@@ -134,7 +137,22 @@ def factors_of(optimizer: Optimizer, schedule: Schedule, params: Params, num_ste
                 f"step {step} of {optimizer.name} would scale {name} of group {group} by {outside:.6g}; "
                 "a decay must lie in [0, 1]: check the schedule's signs, and lower step_size × weight_decay"
             )
-    return Factors(kept, {name: factor < FORGETTING for name, factor in least.items()}, bits, num_steps)
+    forgets = {name: factor < FORGETTING for name, factor in least.items()}
+    return Factors(kept, forgets, bits, _uniform(optimizer, schedule, shapes.tree), num_steps)
+
+
+def _uniform(optimizer: Optimizer, schedule: Schedule, shapes: Params) -> tuple[str, ...]:
+    """Fields that decay by one factor in a group."""
+
+    def of_step() -> dict[str, Params]:
+        return decay_factors(
+            optimizer,
+            shapes,
+            hypers_of(schedule.row(jnp.zeros((), int)), schedule.weights, jax.tree.structure(shapes)),
+        )
+
+    factors = jax.eval_shape(of_step)
+    return tuple(name for name, tree in factors.items() if all(leaf.ndim == 0 for leaf in jax.tree.leaves(tree)))
 
 
 @partial(jax.jit, static_argnames=("optimizer", "shapes", "num_steps"))
@@ -210,6 +228,7 @@ def forward(
                 static,
                 gradient,
                 course.schedule,
+                course.drift,
                 course.key,
                 state,
                 tape,
@@ -222,8 +241,16 @@ def forward(
                 raise LeftRange(np.asarray(largest))
         for values in tape.values():
             store.push(narrowed(_cut(course, values, segment)))
-    buffers = [number.buffer for tree in state for number in numbers_of(tree) if number.buffer is not None]
-    return Trajectory(state, store, plan, float(bits_in_use(buffers)))
+    return Trajectory(state, store, plan, _residual_bits(state))
+
+
+def _residual_bits(state: State) -> float:
+    """Bits in the buffers, and those by which drift has lengthened the numbers themselves."""
+    numbers = [number for tree in state for number in numbers_of(tree)]
+    drifted = [(number.integers.size, np.min(number.scale)) for number in numbers if number.scale is not None]
+    return float(bits_in_use([number.buffer for number in numbers if number.buffer is not None])) - sum(
+        float(size * np.log2(scale)) for size, scale in drifted
+    )
 
 
 def locate_overflow(
@@ -246,12 +273,21 @@ def locate_overflow(
     for start, stop in conduct.pace.timed(0, num_steps):
         conduct.interrupt()
         state, reached, largest = advance_checked(
-            course.optimizer, Static(course.dtypes), gradient, course.schedule, course.key, state, start, stop
+            course.optimizer,
+            Static(course.dtypes),
+            gradient,
+            course.schedule,
+            course.drift,
+            course.key,
+            state,
+            start,
+            stop,
         )
         if reached < stop:
             where = int(np.argmax(largest))
             tree, group = divmod(where, largest.shape[1])
-            unit = float(jnp.max(numbers_of(state[tree])[group].unit))
+            number = numbers_of(state[tree])[group]
+            unit = float(jnp.max(real(number._replace(integers=jnp.ones(())))))
             raise FixedPointOverflow(
                 step=int(reached),
                 group=names[group],
@@ -290,6 +326,7 @@ def backward(
                 Static(course.dtypes),
                 observe,
                 course.schedule,
+                course.drift,
                 course.key,
                 state,
                 carry,

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from core import Problem, adam, adamw, heavy_ball, hypergradient, nesterov, reversible, rmsprop, sgd, unrolled
-from core.reversal import lifting, moves
+from core.reversal import lifting, moves, segments
 from core.reversal.information_buffer import NUMBER_BITS, SPILL_BITS, Factors, plan_spills, spill, unspill
 from core.reversal.lifting import FORGETTING, FRACTION_BITS, LIMIT, OVERFLOW
 from core.reversal.moves import Fixed, root
 from core.reversal.schedule import normalize, prepare
 from core.reversal.segments import mismatched_bits
-from core.reversal.trajectory import forward
+from core.reversal.trajectory import forward, plan_for
 from tests.core.reversal.training import Training
 
 DOCS = Path(__file__).parents[2] / "docs" / "explanation"
@@ -292,7 +292,7 @@ def test_L6_L7_L8_the_error_of_a_decay_and_the_growth_of_its_buffer(factor):
 def planned(factors, size=1):
     forgets = factors < FORGETTING
     bits = np.minimum(-np.log2(np.maximum(factors, 1e-300)), NUMBER_BITS)
-    known = Factors({"v": np.where(forgets, 1.0, factors)}, {"v": forgets}, {"v": bits}, len(factors))
+    known = Factors({"v": np.where(forgets, 1.0, factors)}, {"v": forgets}, {"v": bits}, ("v",), len(factors))
     return plan_spills(known, [size] * factors.shape[1])
 
 
@@ -346,6 +346,7 @@ def test_L12_stored_bits_are_those_spilled_and_those_still_in_buffers():
     left = 0.0
     for number in jax.tree.leaves(trajectory.state.velocity, is_leaf=moves.is_number):
         left += number.buffer.size * (np.ceil(np.log2(np.abs(number.buffer).max() + 1)) + 1)
+        left -= number.buffer.size * np.log2(number.scale)
     assert spilled > 0
     assert trajectory.stored_bits == spilled + left
     assert trajectory.stored_bits == pytest.approx(training.plan.bound_bits, rel=0.1)
@@ -359,6 +360,38 @@ def test_L13_tiny_factors_forget(factor):
     np.testing.assert_array_equal(after, np.round(factor * n))
     np.testing.assert_array_equal(buffer, b)
     assert momentum_training(factor, 9).there_and_back() == {}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.9, 0.3])
+def test_L16_a_drifting_number_decays_by_its_scale_alone(scale):
+    n = jnp.asarray(whole(3, 45))
+    number = Fixed(
+        n, jnp.asarray(2.0**-50), jnp.zeros_like(n), jnp.asarray(scale), turned=jnp.asarray(0.8 * scale)
+    )
+    decayed = moves.decay(number, jnp.asarray(0.8))
+    np.testing.assert_array_equal(decayed.integers, n)
+    np.testing.assert_allclose(moves.real(decayed), 0.8 * moves.real(number), rtol=1e-15)
+    increment = rng(4).normal(size=n.shape) * 2.0**-6
+    moved = moves.add(decayed, increment)
+    np.testing.assert_array_equal(moves.subtract(moved, increment).integers, n)
+    unit = 2.0**-50 * 0.8 * scale
+    assert np.abs(moves.real(moved) - moves.real(decayed) - increment).max() <= 0.6 * unit + 1e-15 * 4
+
+
+def test_L17_settling_is_one_decay_by_the_scale():
+    training = momentum_training(0.9, 60)
+    drift = training.course.drift
+    assert list(np.unique(drift.first)) == [0, 13, 26, 39, 52]  # 0.9^13 ≥ 1/4 > 0.9^14
+    plan = plan_for(training.optimizer, training.course.schedule, training.params, 13)
+    state = training.forward(plan=plan).state
+    settled = segments.settle(drift, state, 13)
+    for number, after in zip(state.velocity.values(), settled.velocity.values(), strict=True):
+        np.testing.assert_allclose(number.scale, 0.9**13, rtol=1e-14)
+        n, b = lifting.decay(number.integers, number.buffer, number.scale)
+        np.testing.assert_array_equal(after.integers, n)
+        np.testing.assert_array_equal(after.buffer, b)
+        assert after.scale == 1
+    assert not any(mismatched_bits(segments.unsettle(drift, settled, 13), state).values())
 
 
 def small_problem(inner=None, **schedule):

@@ -14,7 +14,7 @@ from core.reversal.lifting import FORGETTING, OVERFLOW, decay
 def plan(factors, size=1, **bounds):
     forgets = factors < FORGETTING
     bits = np.minimum(-np.log2(np.maximum(factors, 1e-300)), NUMBER_BITS)
-    known = Factors({"v": np.where(forgets, 1.0, factors)}, {"v": forgets}, {"v": bits}, len(factors))
+    known = Factors({"v": np.where(forgets, 1.0, factors)}, {"v": forgets}, {"v": bits}, ("v",), len(factors))
     return plan_spills(known, [size] * factors.shape[1], **bounds)
 
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from core.reversal.drift import drift_of
 from core.reversal.optimizers import sgd
 from core.reversal.schedule import normalize, prepare
 from core.reversal.segments import mismatched_bits, only_gradient
 from core.reversal.stepping import default_units, fixed_rest
-from core.reversal.trajectory import Course, backward, forward, locate_overflow, plan_for
+from core.reversal.trajectory import Course, backward, factors_of, forward, locate_overflow, plan_for
 
 KEY = jax.random.key(1)
 
@@ -32,14 +33,16 @@ class Training:
         self.params = make_params(dtype) if params is None else params
         self.given = normalize(schedule, self.optimizer, self.params, steps)
         dtypes = jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), self.params)
-        self.course = Course(self.optimizer, dtypes, prepare(self.given, self.optimizer, steps), KEY)
+        schedule = prepare(self.given, self.optimizer, steps)
+        factors = factors_of(self.optimizer, schedule, self.params, steps)
+        self.course = Course(self.optimizer, dtypes, schedule, drift_of(factors), KEY)
         self.gradient = Partial(gradient)
         self.steps = steps
         self.units = units or default_units(self.optimizer, self.params)
         self.plan = plan_for(self.optimizer, self.course.schedule, self.params, steps)
 
     def initial(self):
-        return fixed_rest(self.optimizer, self.params, self.units)
+        return fixed_rest(self.optimizer, self.params, self.units, tuple(self.course.drift.after))
 
     def forward(self, plan=None, **kwargs):
         return forward(self.course, self.gradient, self.initial(), plan or self.plan, **kwargs)
