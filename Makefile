@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+TESTS := -m pytest -n $(or $(PROCESSES),2) --dist loadfile
 
 .PHONY: help setup demo serve test test-all check bench bench-all lock clean
 
@@ -34,10 +35,10 @@ test: $(READY)  ## lint, types, import rules, and the tests but for the slow one
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
-	@$(RUN) -m pytest -m "not slow"
+	@$(RUN) $(TESTS) -m "not slow"
 
 test-all: $(READY)  ## every test
-	@$(RUN) -m pytest
+	@$(RUN) $(TESTS)
 
 check: test  ## what CI runs
 
@@ -57,6 +58,7 @@ bench-all: bench  ## and how they scale, what the planner foretells, a million s
 	@$(RUN) -m benchmarks.long_training
 	@$(RUN) -m benchmarks.large_model
 	@$(RUN) -m benchmarks.plots
+	@$(RUN) -m benchmarks.report
 
 lock: $(READY)  ## resolve the dependencies anew into requirements*.lock
 	@sh requirements.sh

@@ -70,9 +70,20 @@ def trainings(draw):
     return Training(schedule, steps, optimizer=optimizer, params=params, units=units)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+PROPERTY = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@settings(PROPERTY, max_examples=20)
 @given(trainings())
 def test_backward_undoes_forward_bit_for_bit(training):
+    assert training.there_and_back() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(PROPERTY, max_examples=150)
+@given(trainings())
+def test_backward_undoes_many_a_forward_bit_for_bit(training):
     assert training.there_and_back() == {}
 
 
