@@ -15,9 +15,9 @@ from benchmarks.measure import RESULTS
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Written by `python -m benchmarks.report` from `benchmarks/results/*.json`; measured by `make bench-all`. Times are ratios to plain
-training in the same process; working memory is XLA's own analysis of the compiled program; peak memory is the rise of resident
-memory during a call. Runs took place on a shared machine with two cores: expect ±10 % in every ratio.
+Written by `python -m benchmarks.report` from `benchmarks/results/*.json`; measured by `make bench-all`. Times are
+ratios to plain training in the same process; working memory is XLA's own analysis of the compiled program; peak memory
+is the rise of resident memory during a call. The machine had two cores and was shared: expect ±10 % in every ratio.
 """
 RECURSIVE = "equinox recursive checkpointing"
 SQRT = "√T nested jax.checkpoint"
@@ -37,7 +37,8 @@ def engines(found: dict[str, Any]) -> str:
     for table in found["tables"]:
         proof = table["certificate"]
         parts += [
-            f"{table['optimizer']}, T = {table['steps']}, 784-50-50-50-10, batch 250, float32; medians of {table['repeats']} rounds; "
+            f"{table['optimizer']}, T = {table['steps']}, 784-50-50-50-10, batch 250, float32; "
+            f"medians of {table['repeats']} rounds; "
             f"{proof['mode']}, {proof['mismatched_bits']} differing bits; {_machine(proof)}.\n",
             _table(
                 ["method", "seconds", "× plain", "working memory, MB", "peak memory, MB"],
@@ -54,7 +55,13 @@ def engines(found: dict[str, Any]) -> str:
             ),
         ]
     rows = (
-        [row["what"], f"{row['measured']:.3f}", f"≤ {row['target']:g}", _or_nothing(row["stretch"], "≤ {:g}"), _verdict(row)]
+        [
+            row["what"],
+            f"{row['measured']:.3f}",
+            f"≤ {row['target']:g}",
+            _or_nothing(row["stretch"], "≤ {:g}"),
+            _verdict(row),
+        ]
         for row in found["targets"]
     )
     return "\n".join([*parts, _table(["what", "measured", "target", "stretch", ""], rows)])
@@ -71,7 +78,14 @@ def scaling(rows: list[dict[str, Any]]) -> str:
     parts = ["## Scaling (`python -m benchmarks.scaling`)\n", "![scaling](scaling.svg)\n"]
     for what in dict.fromkeys(row["varied"] for row in rows):
         columns = [what, "T", "weights", "plain, s", "reversible ÷ plain", "√T ÷ plain", "recursive ÷ plain"]
-        columns += ["reversible, MB", "√T, MB", "recursive, MB", "scan, MB", "stored ÷ bound bits", "differing bits"]
+        columns += [
+            "reversible, MB",
+            "√T, MB",
+            "recursive, MB",
+            "scan, MB",
+            "stored ÷ bound bits",
+            "differing bits",
+        ]
         parts.append(_table(columns, (_scaling_row(row) for row in rows if row["varied"] == what)))
     return "\n".join(parts)
 
@@ -121,9 +135,9 @@ def long_training(found: dict[str, Any]) -> str:
     memory = ", ".join(f"{size} B at T = {length}" for length, size in found["device_bytes"].items())
     return (
         "## A long training (`python -m benchmarks.long_training`)\n\n"
-        f"T = {found['steps']}, γ drawn anew in [0.3, 0.999] for every step and group, {found['hyperparameters']} hyperparameters: "
-        f"**{proof['mismatched_bits']} differing bits**; {stored:.5f} bits stored per weight and step, the bound is {bound:.5f} "
-        f"(ratio {stored / bound:.5f}); working memory {memory}; {found['seconds']:.0f} s.\n"
+        f"T = {found['steps']}, γ drawn anew in [0.3, 0.999] for every step and group, "
+        f"{found['hyperparameters']} hyperparameters: **{proof['mismatched_bits']} differing bits**; "
+        f"{stored:.5f} bits stored per weight and step, the bound is {bound:.5f} (ratio {stored / bound:.5f}); working memory {memory}; {found['seconds']:.0f} s.\n"
     )
 
 
@@ -144,7 +158,8 @@ def large_model(found: dict[str, Any]) -> str:
     return (
         "## A large model (`python -m benchmarks.large_model`)\n\n"
         f"{found['parameters']} weights, AdamW, T = {found['steps']}, batch {found['batch']}, float32; "
-        f"{found['hyperparameters']} hyperparameters: a step size for every step and a weight decay for every weight.\n\n"
+        f"{found['hyperparameters']} hyperparameters: "
+        "a step size for every step and a weight decay for every weight.\n\n"
         + _table(["", "plain training", "hypergradient"], rows)
     )
 

@@ -145,7 +145,8 @@ class Run:
             self.course.seeds,
         )
         dtypes = [leaf.dtype for leaf in jax.tree.leaves(self.shapes)]
-        return first_exponents(self.optimizer, jax.device_get(largest), dtypes, self.key.ndim)
+        drifting = self.course.drift.after
+        return first_exponents(self.optimizer, jax.device_get(largest), dtypes, self.key.ndim, drifting)
 
     def parameters(self, state: State) -> Params:
         """Elementary parameters of a fixed-point state, in compute precision."""

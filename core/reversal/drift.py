@@ -1,9 +1,11 @@
 """Decay without arithmetic: a number's unit shrinks in its stead, until that is settled with the integers.
 
-Where a group decays by one factor K, its value is integers × unit × scale, and a step's decay turns the scale into
-K × scale: no bit is lost and nothing is rounded. The numbers lose head room instead, so before a step at which a scale
-would fall below its floor they are *settled*: `lifting.decay` by the scale brings them back to scale 1. Steps between
-two settlings are a leg. When a trajectory settles follows from its schedule alone.
+Where a group of a memory decays by one factor K, its value is integers × unit × scale, and a step's decay turns the
+scale into K × scale: no bit is lost and nothing is rounded. The numbers lose head room instead, so before a step at
+which a scale would fall below LEAST_SCALE they are *settled*: `lifting.decay` by the scale brings them back to scale 1.
+Steps between two settlings are a leg. When a trajectory settles follows from its schedule alone.
+
+Weights do not drift: they decay slowly if at all, their range is promised to users, and losses take them in.
 """
 
 from __future__ import annotations
@@ -17,64 +19,66 @@ import numpy as np
 from core.reversal.information_buffer import Factors
 from core.reversal.lifting import LEAST_SCALE
 
-_LEAST_SCALE_OF_WEIGHTS = 0.9  # whose range is promised to users, and whose decay is slow
+_TOLERANCE = 1e-9  # in shares of a leg's budget: for a running sum over all steps
 
 
 class Drift(NamedTuple):
     """Scales at every step, and the legs.
 
     Attributes:
-        before: {field: [T, groups]}, the scale when a step begins.
-        after: the same, once the step has decayed the field.
+        after: {field: [T, groups]}, the scale once a step has decayed the field; [T, 1] where all groups have the same.
         first: [T], the first step of the leg that a step is in.
         stop: [T], the step after its last.
     """
 
-    before: dict[str, jax.Array]
     after: dict[str, jax.Array]
     first: jax.Array
     stop: jax.Array
 
+    def begins(self, step: int | jax.Array) -> jax.Array:
+        """Whether a leg begins with this step."""
+        return self.first[step] == step
+
     def arriving(self, step: int | jax.Array) -> dict[str, jax.Array]:
         """Scales when a step is reached, before anything is settled: {field: [groups]}."""
         last = jnp.maximum(jnp.asarray(step) - 1, 0)
-        return {field: jnp.where(step > 0, scales[last], 1.0) for field, scales in self.after.items()}
+        return {field: jnp.where(jnp.asarray(step) > 0, scales[last], 1.0) for field, scales in self.after.items()}
+
+    def before(self, step: int | jax.Array) -> dict[str, jax.Array]:
+        """Scales when a step is taken, with everything settled that was to be."""
+        return {field: jnp.where(self.begins(step), 1.0, scales) for field, scales in self.arriving(step).items()}
 
 
 def drift_of(factors: Factors) -> Drift:
-    """Scales and legs of a trajectory, greedily: every leg is as long as its floors allow."""
-    fields = [field for field in factors.uniform if factors.smallest[field].min(initial=1.0) >= _floor(field)]
-    steps = factors.num_steps
-    bits = {field: -np.log2(factors.smallest[field]) for field in fields}
-    # over their budgets all places are alike
-    spent = [bits[field] / -np.log2(_floor(field)) for field in fields]
-    grown = np.concatenate([np.zeros((steps, 0)), *spent], axis=1).cumsum(axis=0)
-    starts, stops = _legs(grown)
-    first = np.repeat(starts, stops - starts)
-    after, before = {}, {}
-    for field in fields:
-        through = bits[field].cumsum(axis=0)
-        until = np.concatenate([np.zeros_like(through[:1]), through])[first]  # what was settled as the leg began
-        after[field] = np.exp2(until - through)
-        begins = (first == np.arange(steps))[:, None]
-        before[field] = np.where(begins, 1.0, np.roll(after[field], 1, axis=0))
-    as_arrays = jax.tree.map(jnp.asarray, (before, after, first, np.repeat(stops, stops - starts)))
-    return Drift(*as_arrays)
+    """Scales and legs of a trajectory, greedily: every leg is as long as LEAST_SCALE allows."""
+    kept = {field: _narrow(factors.smallest[field]) for field in factors.uniform if field != "position"}
+    kept = {field: rows for field, rows in kept.items() if rows.min(initial=1.0) >= LEAST_SCALE}
+    starts = _starts_of_legs(factors.num_steps, [np.log(rows) / np.log(LEAST_SCALE) for rows in kept.values()])
+    stops = np.append(starts[1:], factors.num_steps)
+    after = {}
+    for field, rows in kept.items():
+        scales = np.empty_like(rows)
+        for start, stop in zip(starts, stops, strict=True):
+            np.cumprod(rows[start:stop], axis=0, out=scales[start:stop])
+        after[field] = jnp.asarray(scales)
+    lengths = stops - starts
+    return Drift(after, jnp.asarray(np.repeat(starts, lengths)), jnp.asarray(np.repeat(stops, lengths)))
 
 
-def _floor(field: str) -> float:
-    return _LEAST_SCALE_OF_WEIGHTS if field == "position" else LEAST_SCALE
+def _narrow(rows: np.ndarray) -> np.ndarray:
+    """One column where all are the same."""
+    return rows[:, :1] if (rows == rows[:, :1]).all() else rows
 
 
-def _legs(grown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and stops, from the running sums [T, places] of shares of the budget that steps take."""
-    steps, starts = len(grown), []
-    at, settled = 0, np.zeros(grown.shape[1])
-    while at < steps:
+def _starts_of_legs(num_steps: int, shares: list[np.ndarray]) -> np.ndarray:
+    """From the shares [T, places] of a leg's budget that each step takes."""
+    next_start = np.full(num_steps, num_steps)
+    for column in np.concatenate([np.empty((num_steps, 0)), *shares], axis=1).T:
+        spent = column.cumsum()
+        at_start = np.append(0.0, spent[:-1])
+        next_start = np.minimum(next_start, np.searchsorted(spent, at_start + 1 + _TOLERANCE, side="right"))
+    starts, at = [], 0
+    while at < num_steps:
         starts.append(at)
-        stop = steps
-        for place, column in enumerate(grown.T):
-            stop = min(stop, at + int(np.searchsorted(column[at:], settled[place] + 1 + 1e-9, side="right")))
-        at = max(stop, at + 1)
-        settled = grown[at - 1]
-    return np.asarray(starts, int), np.asarray([*starts[1:], steps] if starts else [], int)
+        at = max(int(next_start[at]), at + 1)
+    return np.asarray(starts, int)

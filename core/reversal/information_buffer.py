@@ -45,7 +45,7 @@ class Segment(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """What is known of a trajectory's decay factors K before it runs; each {field: [T, groups]}."""
+    """What is known of a trajectory's decay factors K before it runs; dicts are {field: [T, groups]}."""
 
     smallest: dict[
         str, np.ndarray
@@ -99,13 +99,13 @@ def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | 
     bound = float((bits.sum(axis=0) * np.tile(sizes, len(fields))).sum())
     growth = 1 / columns(factors.smallest)
     growth_bits = np.log2(growth)
-    # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second. A decay that
-    # drifts reaches the buffer later, when it is settled, but adds no more than its steps would have added one by one
+    # what a decay adds to |buffer|/K: the error of its first rounding, divided by K, and of its second
     slack = growth + 2
     changes = np.flatnonzero((forgets[1:] != forgets[:-1]).any(axis=1)) + 1
 
     segments: list[Segment] = []
-    # upper bound of |buffer| at `at`, one for each place; on the way, drift may be waiting to be settled
+    # upper bound of |buffer| at `at`, one for each place, once all drift is settled (see `core.reversal.drift`): that
+    # counts a decay no later than it reaches the buffer, and no less than settling many at once adds
     magnitudes = np.full(len(places), _WAITING if start else 0.0)
     at, num_steps = 0, len(forgets)
     while at < num_steps:

@@ -27,8 +27,8 @@ class Fixed:
         unit: a power of two, scalar or of the numbers' shape; the value is integers × unit × scale.
         buffer: information buffer, of a field that decays.
         scale: scalar in (0, 1], of a field whose unit drifts (see `core.reversal.drift`); others have none, which is 1.
-        turned: while a step is taken or undone: what the scale is on the other side of its decay.
-        taped: while a step is taken or undone that forgets the number: what it was before.
+        turned: while a step is taken or undone, of a field whose unit drifts: the scale on the other side of its decay.
+        taped: while a step is taken or undone that forgets the number, or might: what it was before.
         missed: after `undecay` of such a number: bits by which it missed what was left of `taped`.
         compute: dtype of the group's gradient.
     """
@@ -61,7 +61,9 @@ Number: TypeAlias = Any  # Fixed, Noted, or an array
 def real(number: Number) -> Float[Array, ...]:
     """Value of a number, in float64 if it is fixed-point."""
     if isinstance(number, Fixed):
-        return number.integers * (number.unit if number.scale is None else number.unit * number.scale)
+        if number.scale is None:
+            return number.integers * number.unit  # exact: the unit is a power of two
+        return product(number.integers, number.unit * number.scale)
     return number.value if isinstance(number, Noted) else number
 
 

@@ -158,7 +158,7 @@ def _take(
     number: jax.Array,
 ) -> State:
     grads = isolated(gradient, as_real(state.position, dtypes), number, key)
-    state = _turning(state, drift.after, number)
+    state = turning(state, {field: scales[number] for field, scales in drift.after.items()})
     return step(optimizer, state, _exact(grads), _hypers(schedule, number, dtypes))
 
 
@@ -224,7 +224,7 @@ def rewind(
             end, (state, carry, differing) = leg
             number = end - 1 - iteration
             state = taped(
-                _turning(state, drift.before, number),
+                turning(state, drift.before(number)),
                 {
                     place: jax.lax.dynamic_index_in_dim(values, number - origin, 0, keepdims=False)
                     for place, values in tape.items()
@@ -265,7 +265,7 @@ def rewind(
 
 def settle(drift: Drift, state: State, number: jax.Array) -> State:
     """The same values with scales of 1, if a leg begins with this step."""
-    begins = drift.first[number] == number
+    begins = drift.begins(number)
 
     def settled(one: Fixed, scale: jax.Array) -> Fixed:
         integers, buffer = lifting.decay(one.integers, buffer_of(one), jnp.where(begins, scale, 1.0))
@@ -276,19 +276,18 @@ def settle(drift: Drift, state: State, number: jax.Array) -> State:
 
 def unsettle(drift: Drift, state: State, number: jax.Array) -> State:
     """Undo `settle`."""
-    begins, arriving = drift.first[number] == number, drift.arriving(number)
+    begins = drift.begins(number)
 
     def unsettled(one: Fixed, scale: jax.Array) -> Fixed:
         integers, buffer = lifting.undecay(one.integers, buffer_of(one), jnp.where(begins, scale, 1.0))
         return one._replace(integers=integers, buffer=buffer, scale=scale)
 
-    return _drifting(unsettled, state, arriving)
+    return _drifting(unsettled, state, drift.arriving(number))
 
 
-def _turning(state: State, scales: dict[str, jax.Array], number: jax.Array) -> State:
-    """Ready for a decay, or its undoing, that turns scales into those of this step."""
-    of_step = {field: values[number] for field, values in scales.items()}
-    return _drifting(lambda one, scale: one._replace(turned=scale), state, of_step)
+def turning(state: State, scales: dict[str, jax.Array]) -> State:
+    """Ready for a decay, or its undoing, that turns scales into these: {field: [groups]}."""
+    return _drifting(lambda one, scale: one._replace(turned=scale), state, scales)
 
 
 def _has_undone_decays(optimizer: Optimizer, state: State) -> None:
@@ -309,12 +308,16 @@ def _drifting(change: Callable[..., Fixed], state: State, *scales: dict[str, jax
         numbers, treedef = jax.tree.flatten(tree, is_leaf=is_number)
         return treedef.unflatten(
             [
-                one if one.scale is None else change(one, *(values[field][..., group] for values in scales))
+                one if one.scale is None else change(one, *(_of_group(values[field], group) for values in scales))
                 for group, one in enumerate(numbers)
             ]
         )
 
     return type(state)(*(changed(field, tree) for field, tree in state._asdict().items()))
+
+
+def _of_group(values: jax.Array, group: int) -> jax.Array:
+    return values[..., min(group, values.shape[-1] - 1)]  # one column stands for all groups
 
 
 def taped(state: State, before: dict[Place, jax.Array]) -> State:
@@ -366,13 +369,17 @@ def with_number(state: State, place: Place, number: Fixed) -> State:
 
 
 def magnitudes(state: State) -> jax.Array:
-    """Largest |integer| of each field and group, [fields, groups]. NaN counts as infinite."""
-    largest = jnp.stack(
-        [
-            jnp.stack([jnp.max(jnp.abs(number.integers), initial=0.0) for number in numbers_of(field)])
-            for field in state
-        ]
-    )
+    """Largest |integer| that each field and group holds, or will before drift is settled, [fields, groups].
+
+    A drifting number is judged by its value, at the least scale: what is called too large must not depend on where in
+    a leg one looks. NaN counts as infinite.
+    """
+
+    def magnitude(number: Fixed) -> jax.Array:
+        largest = jnp.max(jnp.abs(number.integers), initial=0.0)
+        return largest if number.scale is None else largest * (number.scale / lifting.LEAST_SCALE)
+
+    largest = jnp.stack([jnp.stack([magnitude(number) for number in numbers_of(field)]) for field in state])
     return jnp.where(jnp.isnan(largest), jnp.inf, largest)
 
 

@@ -29,8 +29,8 @@ from core.reversal.information_buffer import (
     unspill,
     widened,
 )
-from core.reversal.lifting import FORGETTING, OVERFLOW
-from core.reversal.moves import Fixed, real
+from core.reversal.lifting import FORGETTING, LEAST_SCALE, OVERFLOW
+from core.reversal.moves import Fixed
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
@@ -287,7 +287,8 @@ def locate_overflow(
             where = int(np.argmax(largest))
             tree, group = divmod(where, largest.shape[1])
             number = numbers_of(state[tree])[group]
-            unit = float(jnp.max(real(number._replace(integers=jnp.ones(())))))
+            # `largest` is what drifting numbers have at the least scale
+            unit = float(jnp.max(number.unit)) * (1 if number.scale is None else LEAST_SCALE)
             raise FixedPointOverflow(
                 step=int(reached),
                 group=names[group],
