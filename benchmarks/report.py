@@ -137,7 +137,8 @@ def long_training(found: dict[str, Any]) -> str:
         "## A long training (`python -m benchmarks.long_training`)\n\n"
         f"T = {found['steps']}, γ drawn anew in [0.3, 0.999] for every step and group, "
         f"{found['hyperparameters']} hyperparameters: **{proof['mismatched_bits']} differing bits**; "
-        f"{stored:.5f} bits stored per weight and step, the bound is {bound:.5f} (ratio {stored / bound:.5f}); working memory {memory}; {found['seconds']:.0f} s.\n"
+        f"{stored:.5f} bits stored per weight and step, the bound is {bound:.5f} (ratio {stored / bound:.5f}); "
+        f"working memory {memory}; {found['seconds']:.0f} s.\n"
     )
 
 
