@@ -175,7 +175,9 @@ def test_a_cursor_of_another_age_is_only_a_place(sessions, project, created_at):
         assert jobs.page(session, project, after=cursor_of(created_at)) == ([], None)
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "é", "\0", "MjAyNQ", "=" * 9, "515ee2fe-9c3a-4372-8e81-9bc8e9236fa6", "A" * 10_000])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "é", "\0", "MjAyNQ", "=" * 9, "515ee2fe-9c3a-4372-8e81-9bc8e9236fa6", "A" * 10_000]
+)
 def test_a_cursor_of_ones_own_is_refused(sessions, project, cursor):
     with sessions() as session, pytest.raises(InvalidCursor):
         jobs.page(session, project, after=cursor)
