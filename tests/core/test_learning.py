@@ -54,7 +54,11 @@ ALL_KINDS = {
     ids=["one each", "per step", "momentum per step", "no momentum", "one scale", "every kind"],
 )
 @pytest.mark.parametrize(
-    "model", [{"kind": "logistic_regression"}, {"kind": "mlp", "hidden": [8]}], ids=["lr", "mlp"]
+    "model",
+    [
+        pytest.param({"kind": "logistic_regression"}, id="lr", marks=pytest.mark.slow),
+        pytest.param({"kind": "mlp", "hidden": [8]}, id="mlp"),
+    ],
 )
 def test_every_granularity_matches_unrolled_autodiff_in_float64(hyperparameters, model):
     spec = small(hyperparameters=hyperparameters, training__dtype="float64", problem__model=model)

@@ -40,11 +40,13 @@ def test_memory_is_in_the_order_that_theory_has(table):
     assert device["truncated"] < device["unrolled"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_leaves_something_out_is_never_chosen():
     table = plan(**arguments(), engines=[truncated(20), reversible()])
     assert table.chosen.name == "reversible"
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_out_what_does_not_fit(table):
     device = {one.name: one.memory.device_bytes for one in table.predictions}
     engines = [one.engine for one in table.predictions if one.name in ("reversible", "unrolled")]
