@@ -13,10 +13,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from benchmarks.measure import RESULTS
+from benchmarks.rivals import RECURSIVE, SCAN, SQRT
+from benchmarks.scaling import REVERSIBLE
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 OURS, OTHERS = "#0b6e4f", "#9aa5b1"
-MEMORY = ["reversible", "√T nested jax.checkpoint", "equinox recursive checkpointing", "jax.grad through scan"]
+MEMORY = [REVERSIBLE, SQRT, RECURSIVE, SCAN]
 
 
 def draw_engines(found: dict[str, Any]) -> None:
@@ -65,12 +67,12 @@ def draw_scaling(rows: list[dict[str, Any]]) -> None:
                 values,
                 "o-",
                 label=name,
-                color=OURS if name == "reversible" else None,
+                color=OURS if name == REVERSIBLE else None,
             )
         axis.set(xlabel=x, ylabel="working memory, MB")
         axis.legend(fontsize=7)
     for what, x in (("width", "parameters"), ("batch", "value")):
-        ratios = [row["ratio"]["reversible"] for row in varied[what]]
+        ratios = [row["ratio"][REVERSIBLE] for row in varied[what]]
         axes[1, 0].semilogx(
             [row[x] for row in varied[what]],
             ratios,
