@@ -24,7 +24,8 @@ from core.engines.problem import Hyper, Params, Problem
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import Schedule, hypers_of
 from core.reversal.seeds import Seeds
-from core.reversal.segments import Static, isolated
+from core.reversal.segments import isolated
+from core.reversal.states import Static
 from core.reversal.stepping import rest
 from core.reversal.stepping import step as take_step
 

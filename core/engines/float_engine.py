@@ -45,7 +45,7 @@ class FloatEngine:
     def differentiate(
         self, problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int
     ) -> Outcome:
-        """One run, traceable."""
+        """One run, traceable. Every engine has its own."""
         raise NotImplementedError
 
     def check(self, outcome: Outcome) -> None:

@@ -13,7 +13,8 @@ from core.engines.engine import Memory
 from core.engines.inner import outer
 from core.reversal.information_buffer import Plan, Segment
 from core.reversal.optimizers import State
-from core.reversal.segments import Static, Tape, advance, number_at, rewind
+from core.reversal.segments import Tape, advance, rewind
+from core.reversal.states import Static, number_at
 from core.reversal.trajectory import tape_shape
 
 if TYPE_CHECKING:

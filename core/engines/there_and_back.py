@@ -20,7 +20,7 @@ from core.engines.training import Run
 from core.reversal.information_buffer import Plan
 from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
-from core.reversal.segments import Static, copied, mismatched_bits, without_buffers
+from core.reversal.states import Static, copied, mismatched_bits, without_buffers
 from core.reversal.stores import Store
 from core.reversal.trajectory import Trajectory, backward, sizes_of
 

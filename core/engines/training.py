@@ -24,7 +24,8 @@ from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, check, prepare
 from core.reversal.seeds import ONE, seeds_over_devices
-from core.reversal.segments import Static, float_magnitudes, real_parameters, with_scales, without_buffers
+from core.reversal.segments import float_magnitudes
+from core.reversal.states import Static, real_parameters, with_scales, without_buffers
 from core.reversal.stepping import fixed_rest
 from core.reversal.stores import NoStore, Store
 from core.reversal.trajectory import (

@@ -13,14 +13,26 @@ import jax
 import jax.numpy as jnp
 
 from core.errors import InvalidOptimizer
-from core.reversal import lifting
 from core.reversal.drift import Drift
 from core.reversal.information_buffer import Place
 from core.reversal.lifting import LIMIT, OVERFLOW
-from core.reversal.moves import Fixed, buffer_of, differing_bits, is_number, to_float
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.schedule import Schedule, hypers_of
 from core.reversal.seeds import ONE, Seeds
+from core.reversal.states import (
+    Static,
+    as_real,
+    emptied,
+    magnitudes,
+    number_at,
+    numbers_of,
+    of_drifting,
+    settle,
+    taped,
+    turning,
+    unsettle,
+    with_number,
+)
 from core.reversal.stepping import TreeHypers, rest, step, unstep
 
 Gradient = Callable[[Params, jax.Array, jax.Array], Params]
@@ -32,24 +44,6 @@ forward pass had. `follow(real state before the step, row, weights) → carry` i
 
 Tape = dict[Place, jax.Array]
 """Fields that a segment's steps forget: their integers before each step, [steps, ...]."""
-
-
-class Static:
-    """A pytree of hashable leaves as one static argument."""
-
-    def __init__(self, tree: Any) -> None:
-        leaves, self._treedef = jax.tree.flatten(tree)
-        self._leaves = tuple(leaves)
-
-    @property
-    def tree(self) -> Any:
-        return self._treedef.unflatten(self._leaves)
-
-    def __hash__(self) -> int:
-        return hash((self._leaves, self._treedef))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and (self._leaves, self._treedef) == (other._leaves, other._treedef)
 
 
 @partial(
@@ -134,8 +128,8 @@ def advance_checked(
     def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
         state, number, _ = carry
         # a buffer that nobody spills would soon hold more than it can, and disturb the numbers
-        state = settle(drift, _emptied(state), number)
-        state = _drifting(lambda one: one._replace(taped=one.integers), state)  # any step may forget
+        state = settle(drift, emptied(state), number)
+        state = of_drifting(lambda one: one._replace(taped=one.integers), state)  # any step may forget
         state = _take(optimizer, dtypes.tree, gradient, schedule, drift, key, state, number)
         largest = magnitudes(state)
         return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest
@@ -263,68 +257,10 @@ def rewind(
     return seeds.map(run, axes)(observe, schedule, drift, key, state, carry, tape, start, stop, origin)
 
 
-def settle(drift: Drift, state: State, number: jax.Array) -> State:
-    """The same values with scales of 1, if a leg begins with this step."""
-    begins = drift.begins(number)
-
-    def settled(one: Fixed, scale: jax.Array) -> Fixed:
-        integers, buffer = lifting.decay(one.integers, buffer_of(one), jnp.where(begins, scale, 1.0))
-        return one._replace(integers=integers, buffer=buffer, scale=jnp.where(begins, 1.0, scale))
-
-    return _drifting(settled, state, drift.arriving(number))
-
-
-def unsettle(drift: Drift, state: State, number: jax.Array) -> State:
-    """Undo `settle`."""
-    begins = drift.begins(number)
-
-    def unsettled(one: Fixed, scale: jax.Array) -> Fixed:
-        integers, buffer = lifting.undecay(one.integers, buffer_of(one), jnp.where(begins, scale, 1.0))
-        return one._replace(integers=integers, buffer=buffer, scale=scale)
-
-    return _drifting(unsettled, state, drift.arriving(number))
-
-
-def turning(state: State, scales: dict[str, jax.Array]) -> State:
-    """Ready for a decay, or its undoing, that turns scales into these: {field: [groups]}."""
-    return _drifting(lambda one, scale: one._replace(turned=scale), state, scales)
-
-
 def _has_undone_decays(optimizer: Optimizer, state: State) -> None:
     for field, tree in state._asdict().items():
         if any(one.turned is not None or one.taped is not None for one in numbers_of(tree)):
             raise InvalidOptimizer(f"unstep of {optimizer.name} never undoes the decay of {field}")
-
-
-def with_scales(state: State, scales: dict[str, jax.Array]) -> State:
-    """With other scales: {field: [groups]}, or [S, groups] for several runs."""
-    return _drifting(lambda one, scale: one._replace(scale=scale), state, scales)
-
-
-def _drifting(change: Callable[..., Fixed], state: State, *scales: dict[str, jax.Array]) -> State:
-    """`change` of every number that drifts, and of its scales."""
-
-    def changed(field: str, tree: Params) -> Params:
-        numbers, treedef = jax.tree.flatten(tree, is_leaf=is_number)
-        return treedef.unflatten(
-            [
-                one if one.scale is None else change(one, *(_of_group(values[field], group) for values in scales))
-                for group, one in enumerate(numbers)
-            ]
-        )
-
-    return type(state)(*(changed(field, tree) for field, tree in state._asdict().items()))
-
-
-def _of_group(values: jax.Array, group: int) -> jax.Array:
-    return values[..., min(group, values.shape[-1] - 1)]  # one column stands for all groups
-
-
-def taped(state: State, before: dict[Place, jax.Array]) -> State:
-    """Ready for a step, or its undoing, that forgets what these places held."""
-    for place, integers in before.items():
-        state = with_number(state, place, number_at(state, place)._replace(taped=integers))
-    return state
 
 
 def _hypers(schedule: Schedule, number: jax.Array, like: Params) -> TreeHypers:
@@ -343,87 +279,6 @@ def only_gradient(gradient: Gradient) -> Observe:
 
 def _only_gradient(gradient: Gradient, carry: Any, step: jax.Array, params: Params, key: jax.Array) -> Any:
     return isolated(gradient, params, step, key), lambda before, row, weights: carry
-
-
-def as_real(numbers: Params, dtypes: Params) -> Params:
-    """Fixed-point numbers in compute precision."""
-    return jax.tree.map(to_float, numbers, dtypes, is_leaf=is_number)
-
-
-@partial(jax.jit, static_argnames=("dtypes", "seeds"))
-def real_parameters(state: State, dtypes: Static, seeds: Seeds = ONE) -> Params:
-    """Elementary parameters of a fixed-point state, in compute precision."""
-    return seeds.map(lambda position: as_real(position, dtypes.tree), (0,))(state.position)
-
-
-def number_at(state: State, place: Place) -> Fixed:
-    """One group of one field."""
-    return jax.tree.leaves(getattr(state, place.field), is_leaf=is_number)[place.group]
-
-
-def with_number(state: State, place: Place, number: Fixed) -> State:
-    """With one group of one field replaced."""
-    leaves, treedef = jax.tree.flatten(getattr(state, place.field), is_leaf=is_number)
-    leaves[place.group] = number
-    return state._replace(**{place.field: treedef.unflatten(leaves)})
-
-
-def magnitudes(state: State) -> jax.Array:
-    """Largest |integer| that each field and group holds, or will before drift is settled, [fields, groups].
-
-    A drifting number is judged by its value, at the least scale: what is called too large must not depend on where in
-    a leg one looks. NaN counts as infinite.
-    """
-
-    def magnitude(number: Fixed) -> jax.Array:
-        largest = jnp.max(jnp.abs(number.integers), initial=0.0)
-        return largest if number.scale is None else largest * (number.scale / lifting.LEAST_SCALE)
-
-    largest = jnp.stack([jnp.stack([magnitude(number) for number in numbers_of(field)]) for field in state])
-    return jnp.where(jnp.isnan(largest), jnp.inf, largest)
-
-
-def numbers_of(field: Params) -> list[Fixed]:
-    """A field's groups."""
-    return jax.tree.leaves(field, is_leaf=is_number)
-
-
-@jax.jit
-def copied(state: State) -> State:
-    """A state of its own, for loops that consume theirs."""
-    return jax.tree.map(jnp.copy, state)
-
-
-@partial(jax.jit, donate_argnames="state")
-def without_buffers(state: State) -> State:
-    """The state (consumed) with its information buffers emptied."""
-    return _emptied(state)
-
-
-def _emptied(state: State) -> State:
-    return jax.tree.map(
-        lambda number: number if number.buffer is None else number._replace(buffer=jnp.zeros_like(number.buffer)),
-        state,
-        is_leaf=is_number,
-    )
-
-
-def mismatched_bits(left: State, right: State) -> dict[str, int]:
-    """Number of bits in which two fixed-point states differ, of each field and of each field's buffer."""
-    return {name: int(bits) for name, bits in jax.device_get(_differing_bits(left, right)).items()}
-
-
-@jax.jit
-def _differing_bits(left: State, right: State) -> dict[str, jax.Array]:
-    counts: dict[str, jax.Array] = {}
-    nothing = jnp.zeros((), jnp.int64)
-    for name, one, other in zip(left._fields, left, right, strict=True):
-        for a, b in zip(numbers_of(one), numbers_of(other), strict=True):
-            counts[name] = counts.get(name, nothing) + differing_bits(a.integers, b.integers)
-            if a.buffer is not None and b.buffer is not None:
-                buffer = f"{name} buffer"
-                counts[buffer] = counts.get(buffer, nothing) + differing_bits(a.buffer, b.buffer)
-    return counts
 
 
 @partial(jax.jit, static_argnames=("optimizer", "steps", "seeds"))

@@ -35,18 +35,8 @@ from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
 from core.reversal.seeds import ONE, Seeds
-from core.reversal.segments import (
-    Gradient,
-    Observe,
-    Static,
-    Tape,
-    advance,
-    advance_checked,
-    number_at,
-    numbers_of,
-    rewind,
-    with_number,
-)
+from core.reversal.segments import Gradient, Observe, Tape, advance, advance_checked, rewind
+from core.reversal.states import Static, number_at, numbers_of, with_number
 from core.reversal.stepping import decay_factors
 from core.reversal.stores import HostStore, Store
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from core import Problem, adam, adamw, heavy_ball, hypergradient, nesterov, reversible, rmsprop, sgd, unrolled
-from core.reversal import lifting, moves, segments
+from core.reversal import lifting, moves, states
 from core.reversal.information_buffer import NUMBER_BITS, SPILL_BITS, Factors, plan_spills, spill, unspill
 from core.reversal.lifting import FORGETTING, FRACTION_BITS, LIMIT, OVERFLOW
 from core.reversal.moves import Fixed, root
 from core.reversal.schedule import normalize, prepare
-from core.reversal.segments import mismatched_bits
+from core.reversal.states import mismatched_bits
 from core.reversal.trajectory import forward, plan_for
 from tests.core.reversal.training import Training
 
@@ -384,14 +384,14 @@ def test_L17_settling_is_one_decay_by_the_scale():
     assert list(np.unique(drift.first)) == [0, 13, 26, 39, 52]  # 0.9^13 ≥ 1/4 > 0.9^14
     plan = plan_for(training.optimizer, training.course.schedule, training.params, 13)
     state = training.forward(plan=plan).state
-    settled = segments.settle(drift, state, 13)
+    settled = states.settle(drift, state, 13)
     for number, after in zip(state.velocity.values(), settled.velocity.values(), strict=True):
         np.testing.assert_allclose(number.scale, 0.9**13, rtol=1e-14)
         n, b = lifting.decay(number.integers, number.buffer, number.scale)
         np.testing.assert_array_equal(after.integers, n)
         np.testing.assert_array_equal(after.buffer, b)
         assert after.scale == 1
-    assert not any(mismatched_bits(segments.unsettle(drift, settled, 13), state).values())
+    assert not any(mismatched_bits(states.unsettle(drift, settled, 13), state).values())
 
 
 def small_problem(inner=None, **schedule):

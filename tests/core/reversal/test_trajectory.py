@@ -9,7 +9,7 @@ from core.reversal.moves import to_float
 from core.reversal.optimizers import sgd
 from core.reversal.pace import Pace
 from core.reversal.schedule import check, normalize
-from core.reversal.segments import mismatched_bits, without_buffers
+from core.reversal.states import mismatched_bits, without_buffers
 from core.reversal.stores import DiskStore
 from core.reversal.trajectory import Conduct, LeftRange
 from tests.core.reversal.training import KEY, Training, make_params, noisy_gradient

@@ -7,7 +7,8 @@ from jax.tree_util import Partial
 from core.reversal.drift import drift_of
 from core.reversal.optimizers import sgd
 from core.reversal.schedule import normalize, prepare
-from core.reversal.segments import mismatched_bits, only_gradient
+from core.reversal.segments import only_gradient
+from core.reversal.states import mismatched_bits
 from core.reversal.stepping import default_units, fixed_rest
 from core.reversal.trajectory import Course, backward, factors_of, forward, locate_overflow, plan_for
 
