@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
-from core.errors import CoreError, InvalidSpec
+from core.errors import CoreError, InvalidSpec, UnknownFigure
 from core.presets import UnknownPreset
 from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
 
@@ -60,6 +60,7 @@ STATUS: Mapping[type[CoreError], int] = {
     UnknownJob: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
+    UnknownFigure: 404,
     StateConflict: 409,
     NothingLearned: 409,
     Pruned: 410,

@@ -80,7 +80,7 @@ def _message(error: Any, location: Location) -> str:
 
 def _kinds(location: Location) -> str:
     kinds = [get_args(model.model_fields["kind"].annotation)[0] for model in _models_at(location[:-1])]
-    return f"must be one of: {', '.join(kinds)}"
+    return f"must be one of: {', '.join(dict.fromkeys(kinds))}"
 
 
 def _fields_at(location: Location) -> set[str]:

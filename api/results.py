@@ -30,10 +30,15 @@ class Result(NamedTuple):
     iteration: int
     head: dict[str, Any]  # all of the document but the values
     values: Values  # natural
+    measured: Values  # beside them
 
 
 def result_of(
-    job: Job, learned: Learned, certificate: dict[str, Any] | None, diagnostics: dict[str, Any] | None
+    job: Job,
+    learned: Learned,
+    certificate: dict[str, Any] | None,
+    diagnostics: dict[str, Any] | None,
+    measured: Values,
 ) -> Result:
     """The result document of a job after so many updates."""
     groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
@@ -47,39 +52,54 @@ def result_of(
         "iteration": learned.iteration,
         "groups": job.groups,
         "hyperparameters": {name: _described(layouts[name], groups) for name in values},
-        "fixed": {name: layout.initial for name, layout in layouts.items() if not layout.learn},
+        "fixed": {name: layout.start.described() for name, layout in layouts.items() if not layout.learn},
         "losses": job.losses,
         "certificate": certificate,
         "diagnostics": diagnostics,
         "provenance": job.provenance,
+        "measured": {name: {"shape": array.shape} for name, array in measured.items()},
     }
-    return Result(job.id, learned.iteration, head, values)
+    return Result(job.id, learned.iteration, head, values, measured)
 
 
 def as_json(result: Result) -> Iterator[bytes]:
     """The document as JSON text, in pieces."""
-    head = result.head | {"hyperparameters": None}
-    before, after = json.dumps(head, allow_nan=False).split('"hyperparameters": null', 1)
-    yield f'{before}"hyperparameters": {{'.encode()
-    for number, (name, array) in enumerate(result.values.items()):
-        description = json.dumps(result.head["hyperparameters"][name])[:-1]
-        yield f'{", " if number else ""}"{name}": {description}, "values": '.encode()
+    first = True
+    for name, part in result.head.items():
+        yield f"{'{' if first else ', '}{json.dumps(name)}: ".encode()
+        first = False
+        if name in ("hyperparameters", "measured"):
+            yield from _with_values(part, result.values if name == "hyperparameters" else result.measured)
+        else:
+            yield json.dumps(part, allow_nan=False).encode()
+    yield b"}\n"
+
+
+def _with_values(descriptions: dict[str, dict[str, Any]], arrays: Values) -> Iterator[bytes]:
+    """{name: {description, "values": array}}."""
+    yield b"{"
+    for number, (name, array) in enumerate(arrays.items()):
+        description = json.dumps(descriptions[name])[:-1]
+        yield f'{", " if number else ""}{json.dumps(name)}: {description}, "values": '.encode()
         yield from _array_as_json(array)
         yield b"}"
-    yield f"}}{after}\n".encode()
+    yield b"}"
 
 
 def as_npz(result: Result) -> Iterator[bytes]:
-    """The values as NumPy arrays by name, and the rest of the document as JSON text named `document`."""
+    """The values as NumPy arrays by name, what was measured as `measured/NAME`, and the rest of the document as JSON
+    text named `document`.
+    """
+    beside = {f"measured/{name}": array for name, array in result.measured.items()}
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
-        np.savez(file, allow_pickle=False, document=np.array(json.dumps(result.head)), **result.values)
+        np.savez(file, allow_pickle=False, document=np.array(json.dumps(result.head)), **result.values, **beside)
         file.seek(0)
         while chunk := file.read(_BYTES_PER_CHUNK):
             yield chunk
 
 
 def _described(layout: Layout, groups: tuple[Group, ...]) -> dict[str, Any]:
-    by_group = "group" in layout.axes or "weight" in layout.axes
+    by_group = not {"group", "weight"}.isdisjoint(layout.axes)
     return {
         "shape": layout.shape,
         "axes": layout.axes,

@@ -47,6 +47,7 @@ class LossesRead(BaseModel):
     train: Number
     valid: Number
     test: Number
+    measures: dict[str, Number] = Field({}, description="by name, such as test_accuracy")
 
 
 class CertificateRead(BaseModel):
@@ -98,8 +99,8 @@ class JobRead(JobSummary):
     attempt: int = Field(description="times that a worker has taken it")
     device: str | None
     last_progress_at: datetime | None
-    losses: dict[Literal["initial", "best", "last"], LossesRead | None] = Field(
-        description="on the same evaluation seeds, so that they can be compared"
+    losses: dict[Literal["initial", "searched", "best", "last"], LossesRead | None] = Field(
+        description="on the same evaluation seeds, so that they can be compared; `searched` is where a warm start led"
     )
     certificate: CertificateRead | None
     provenance: dict[str, Any] | None
@@ -148,6 +149,35 @@ class IterationPage(BaseModel):
 
     data: list[IterationRead]
     next: int | None = Field(description="`after` of the next page; null when there are no more yet")
+
+
+class FigureSummary(BaseModel):
+    """A figure that can be drawn."""
+
+    name: str = Field(examples=["schedules"])
+    title: str
+    png: str = Field(description="where it is, relative to the service")
+    svg: str
+
+
+class FigureList(BaseModel):
+    """All that can be drawn of a job as far as it has come."""
+
+    data: list[FigureSummary]
+
+
+class TrialRead(BaseModel):
+    """One training run of the search before the descent."""
+
+    number: int
+    values: dict[str, Number] = Field(description="natural, one for all of each hyperparameter searched")
+    outer_loss: Number = Field(description="null where training diverged")
+
+
+class TrialList(BaseModel):
+    """All trials of a job, in order."""
+
+    data: list[TrialRead]
 
 
 class PresetSummary(BaseModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from core.spec import JobSpec
 
 HIDDEN, BATCH, MOMENTUM = (50, 50, 50), 250, 0.9
 STEP_SIZE = {"sgd": 0.1, "adam": 0.001}
+DECAY = {"sgd": "momentum", "adam": "b1"}  # of the average that is a step's direction
 KEY = jax.random.key(0)  # a key, not an array: its dtype does not depend on 64-bit mode
 
 
@@ -67,10 +67,10 @@ def yardstick(
                 "model": {"kind": "mlp", "hidden": hidden} if hidden else {"kind": "logistic_regression"},
                 "outer_loss": "train",
             },
-            "training": {"num_steps": steps, "batch_size": batch},
+            "training": {"optimizer": optimizer, "num_steps": steps, "batch_size": batch},
             "hyperparameters": {
                 "step_size": schedules | {"initial": STEP_SIZE[optimizer]},
-                "momentum": schedules | {"initial": momentum},
+                DECAY[optimizer]: schedules | {"initial": momentum},
                 "init_scale": {"learn": True, "per": ["group"], "initial": 0.05},
                 "l2": {"learn": l2 > 0, "per": ["group"], "initial": l2},
             },
@@ -78,23 +78,12 @@ def yardstick(
     )
     rng = np.random.default_rng(0)
     part = Examples(rng.random((10 * batch, features)) - 0.5, rng.integers(0, classes, 10 * batch))
+    data = SplitData(part, part, part, "", np.zeros(features), np.zeros(10 * batch, bool))
     groups = groups_of(spec.problem, features, classes)
     layouts = layouts_of(spec, groups)
-    problem = Classifier.of(spec, groups, layouts).problem(SplitData(part, part, part, ""))
+    problem = Classifier(spec, groups, layouts, data).draw(0).problem
     hyper = {name: jnp.asarray(one.initial_values()) for name, one in layouts.items() if one.learn}
-    if optimizer == "sgd":
-        return Case(problem, hyper, sgd(), steps)
-    renamed = Partial(_Renamed(), problem.schedule)
-    return Case(Problem(problem.init, problem.inner_loss, problem.outer_loss, renamed), hyper, adam(), steps)
-
-
-@dataclass(frozen=True)
-class _Renamed:
-    """A schedule for Adam, whose β1 is what momentum is elsewhere."""
-
-    def __call__(self, schedule: Callable[[Any], dict[str, Any]], hyper: Any) -> dict[str, Any]:
-        given = schedule(hyper)
-        return {"step_size": given["step_size"], "b1": given["momentum"]}
+    return Case(problem, hyper, {"sgd": sgd, "adam": adam}[optimizer](), steps)
 
 
 def trained_loss(optimizer: Optimizer, steps: int, problem: Problem, hyper: Any) -> jax.Array:

@@ -19,10 +19,12 @@ import numpy as np
 
 from core.config import get_settings
 from core.errors import InvalidDataset, InvalidSpec, UnknownDataset
-from core.spec import JobSpec
+from core.spec import Dataset
 
 _MAX_BYTES = 1 << 30
 _T = TypeVar("_T")
+_CLASSES = 10
+_CORRUPTION_SEED = 1
 _SHUFFLE_SEED = 0  # one fixed shuffle for ever: the same split gives the same examples everywhere
 
 
@@ -34,6 +36,7 @@ class DatasetInfo:
     num_examples: int
     num_features: int
     num_classes: int
+    square: bool  # whether features are the pixels of square images
 
 
 class Examples(NamedTuple):
@@ -50,6 +53,8 @@ class SplitData(NamedTuple):
     valid: Examples
     test: Examples
     sha256: str  # of the raw inputs and labels, before the split
+    mean: np.ndarray  # of the training inputs, taken from all
+    corrupted: np.ndarray  # bool [train], whether the label was replaced
 
 
 def available() -> list[str]:
@@ -69,59 +74,70 @@ def describe(name: str) -> DatasetInfo:
         InvalidDataset: its files contradict each other.
     """
     if name == "digits":
-        return DatasetInfo("digits", 1797, 64, 10)
-    num_examples, features = 0, set()
+        return DatasetInfo("digits", 1797, 64, _CLASSES, square=True)
+    num_examples, shapes = 0, set[tuple[int, ...]]()
     for images, labels in _pairs_of(name):
         count, *shape = _read_idx(images, partial(_idx_shape, path=images, ndim=3))
         (label_count,) = _read_idx(labels, partial(_idx_shape, path=labels, ndim=1))
         if count != label_count:
             raise InvalidDataset(f"{images.name} holds {count} images, {labels.name} {label_count} labels")
         num_examples += count
-        features.add(int(np.prod(shape)))
-    if len(features) != 1:
-        raise InvalidDataset(f"data set {name!r} mixes images of {sorted(features)} pixels; keep one size")
-    return DatasetInfo(name, num_examples, features.pop(), 10)
+        shapes.add(tuple(shape))
+    if len(shapes) != 1:
+        raise InvalidDataset(f"data set {name!r} mixes images of {sorted(shapes)} pixels; keep one size")
+    height, width = shapes.pop()
+    return DatasetInfo(name, num_examples, height * width, _CLASSES, square=height == width)
 
 
-def load(spec: JobSpec) -> SplitData:
-    """The spec's data set, shuffled by a fixed permutation, split, scaled and centred."""
-    dataset = spec.problem.dataset
+def load(dataset: Dataset) -> SplitData:
+    """The data set, shuffled by a fixed permutation, split, scaled and centred."""
     inputs, labels = _digits() if dataset.name == "digits" else _idx_arrays(dataset.name)
     digest = hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
     split = dataset.split
-    check_fits(spec, DatasetInfo(dataset.name, len(inputs), inputs.shape[1], 10))
+    check_fits(dataset, len(inputs))
     order = np.random.Generator(np.random.PCG64(_SHUFFLE_SEED)).permutation(len(inputs))[: split.total]
     scaled = inputs[order] / (16.0 if dataset.name == "digits" else 255.0)
-    scaled -= scaled[: split.train].mean(axis=0)
+    mean = scaled[: split.train].mean(axis=0)
+    scaled -= mean
     ends = [split.train, split.train + split.valid]
     parts = zip(np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True)
     train, valid, test = (Examples(*part) for part in parts)
-    return SplitData(train, valid, test, sha256=digest)
+    corrupted, noisy = _corrupt(train.labels, dataset.corrupted)
+    return SplitData(train._replace(labels=noisy), valid, test, sha256=digest, mean=mean, corrupted=corrupted)
 
 
-def check_fits(spec: JobSpec, info: DatasetInfo) -> None:
+def _corrupt(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which labels are replaced, and all of them afterwards: a replaced one is of another class."""
+    draw = np.random.Generator(np.random.PCG64(_CORRUPTION_SEED))
+    corrupted = np.zeros(len(labels), bool)
+    corrupted[draw.permutation(len(labels))[: round(share * len(labels))]] = True
+    others = (labels + draw.integers(1, _CLASSES, len(labels))) % _CLASSES
+    return corrupted, np.where(corrupted, others, labels).astype(labels.dtype)
+
+
+def check_fits(dataset: Dataset, num_examples: int) -> None:
     """Raise InvalidSpec when the split asks for more examples than there are."""
-    if spec.problem.dataset.split.total > info.num_examples:
+    if dataset.split.total > num_examples:
         raise InvalidSpec(
             (
                 ("problem", "dataset", "split"),
-                f"train + valid + test is {spec.problem.dataset.split.total}, but {info.name} holds "
-                f"{info.num_examples} examples; lower them",
+                f"train + valid + test is {dataset.split.total}, but {dataset.name} holds "
+                f"{num_examples} examples; lower them",
             )
         )
 
 
-def describe_for(spec: JobSpec) -> DatasetInfo:
-    """`describe` the spec's data set and check its split against it; errors name the field.
+def describe_for(dataset: Dataset) -> DatasetInfo:
+    """`describe` a specification's data set and check its split against it; errors name the field.
 
     Raises:
         InvalidSpec: unknown or damaged data set, or a split larger than the data.
     """
     try:
-        info = describe(spec.problem.dataset.name)
+        info = describe(dataset.name)
     except (UnknownDataset, InvalidDataset) as error:
         raise InvalidSpec((("problem", "dataset", "name"), str(error))) from error
-    check_fits(spec, info)
+    check_fits(dataset, info.num_examples)
     return info
 
 

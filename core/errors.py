@@ -137,3 +137,17 @@ class InvalidSpec(CoreError):  # noqa: N818
     def details(self) -> dict[str, Any]:
         """The list of `{"loc", "msg"}` that problem+json answers carry."""
         return {"errors": [{"loc": list(loc), "msg": msg} for loc, msg in self.errors]}
+
+
+class UnknownFigure(CoreError):  # noqa: N818 - named for what happened
+    """No such figure of this job, or not yet."""
+
+    code = "unknown_figure"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        known_now = ", ".join(known) if known else "none yet; they appear as the job learns"
+        super().__init__(f"no figure {name!r} of this job; there are: {known_now}")
+
+
+UNTRAINABLE = (FixedPointOverflow, NotFinite, InvalidProblem)
+"""What some values of hyperparameters can make of a sound problem: a descent that steps too far meets them."""

@@ -1,4 +1,4 @@
-"""Learnable hyperparameters: shape, transform, initial value. NumPy only, so the API can count and render them.
+"""Learnable hyperparameters: shape, transform, start. NumPy only, so the API can count and render them.
 
 A learned hyperparameter is held *unconstrained* (log or logit of its value, float64) and descends there; its
 *natural* value is what training uses and what a user downloads.
@@ -12,19 +12,46 @@ from typing import Any
 
 import numpy as np
 
-from core.spec import ClassifierProblem, JobSpec
+from core.spec import (
+    Augmentation,
+    ClassifierProblem,
+    ExampleWeights,
+    Hyperparameter,
+    InitialWeights,
+    Inputs,
+    JobSpec,
+    Labels,
+    MultitaskProblem,
+    Problem,
+    Scheduled,
+    TaskMixing,
+    ToyProblem,
+)
+from core.starts import Constant, Listed, Noise, Sharing, Start
 
 UNITS = {
     "step_size": "weight per velocity",
     "momentum": "share of velocity kept per step",
+    "b1": "share of first moment kept per step",
+    "b2": "share of second moment kept per step",
+    "decay": "share of mean square kept per step",
+    "epsilon": "gradient",
+    "weight_decay": "share of weight lost per step size",
     "init_scale": "standard deviation of initial weights",
     "l2": "loss per squared weight",
+    "inputs": "pixel, as the data are scaled",
+    "labels": "logit added to that of the given labels",
+    "example_weights": "share of an example's loss",
+    "augmentation": "standard deviation: pixels, degrees, pixel value",
+    "task_mixing": "weight per latent weight",
+    "initial_weights": "weight",
 }
+AUGMENTATIONS = ("shift", "rotation", "noise")
 
 
 @dataclass(frozen=True)
 class Group:
-    """One leaf of the parameters: a layer's weights or a layer's biases."""
+    """One leaf of the parameters: a layer's weights or a layer's biases; in multitask problems of all tasks."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,14 +64,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one hyperparameter is laid out. A `weight` axis runs through all groups, each flattened row by row."""
+    """How one hyperparameter is laid out. A `weight` axis runs through all groups, each flattened row by row; a `unit`
+    axis through the units of all layers, and a `shared_weight` axis through the weights of one of several tasks.
+    """
 
     name: str
     learn: bool
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     transform: str
-    initial: float  # natural value
+    start: Start  # natural values
+    outer_penalty: float = 0.0
 
     @property
     def size(self) -> int:
@@ -53,7 +83,7 @@ class Layout:
 
     def initial_values(self) -> np.ndarray:
         """Unconstrained starting point, float64 of `shape`."""
-        return np.full(self.shape, float(unconstrain(np.float64(self.initial), self.transform)))
+        return np.asarray(unconstrain(self.start.values(self.shape), self.transform), np.float64)
 
     def natural(self, unconstrained: Any, xp: Any = np) -> Any:
         """Values that training uses. `xp` is numpy or jax.numpy."""
@@ -78,36 +108,83 @@ def unconstrain(natural: Any, transform: str) -> Any:
     return natural
 
 
-def groups_of(problem: ClassifierProblem, num_features: int, num_classes: int) -> tuple[Group, ...]:
-    """Parameter groups of a classifier, in the order of `jax.tree.leaves` of its parameters."""
+def groups_of(problem: Problem, num_features: int, num_classes: int) -> tuple[Group, ...]:
+    """Parameter groups of a problem, in the order of `jax.tree.leaves` of its parameters."""
+    if isinstance(problem, ToyProblem):
+        return (Group("weights", (2,)),)
+    tasks = (problem.dataset.num_tasks,) if isinstance(problem, MultitaskProblem) else ()
     widths = (num_features, *problem.model.hidden, num_classes)
     groups: list[Group] = []
     for number, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
         groups += [
-            Group(f"layer_{number}.weights", (fan_in, fan_out)),
-            Group(f"layer_{number}.biases", (fan_out,)),
+            Group(f"layer_{number}.weights", (*tasks, fan_in, fan_out)),
+            Group(f"layer_{number}.biases", (*tasks, fan_out)),
         ]
     return tuple(groups)
 
 
 def layouts_of(spec: JobSpec, groups: tuple[Group, ...]) -> dict[str, Layout]:
     """Layout of every hyperparameter of a job, learned or not, by name."""
-    sizes = {
+    problem = spec.problem
+    lengths = {
         "step": spec.training.num_steps,
         "group": len(groups),
+        "layer": len(groups) // 2,
+        "unit": sum(units_of(groups)),
         "weight": sum(group.size for group in groups),
+        "shared_weight": sum(group.size // group.shape[0] for group in groups),
+        "example": problem.num_training_examples if isinstance(problem, ClassifierProblem) else 0,
+        "feature": groups[0].shape[0],
+        "class": groups[-1].shape[-1],
+        "move": len(AUGMENTATIONS),
+        "task": problem.dataset.num_tasks if isinstance(problem, MultitaskProblem) else 0,
     }
+    axes = _AXES | ({"initial_weights": ("shared_weight",)} if isinstance(problem, MultitaskProblem) else {})
     return {
-        name: Layout(
-            name=name,
-            learn=hyper.learn,
-            axes=tuple(hyper.per),
-            shape=tuple(sizes[axis] for axis in hyper.per),
-            transform=hyper.transform,
-            initial=hyper.initial,
-        )
-        for name, hyper in ((name, getattr(spec.hyperparameters, name)) for name in UNITS)
+        name: _layout(name, hyper, hyper.per if isinstance(hyper, Scheduled) else axes[name], lengths)
+        for name, hyper in spec.used.items()
     }
+
+
+def units_of(groups: tuple[Group, ...]) -> tuple[int, ...]:
+    """Units of each layer: what its weights and biases lead to."""
+    return tuple(group.shape[-1] for group in groups[1::2])
+
+
+def _layout(name: str, hyper: Hyperparameter, axes: tuple[str, ...], lengths: dict[str, int]) -> Layout:
+    return Layout(
+        name=name,
+        learn=hyper.learn,
+        axes=tuple(axes),
+        shape=tuple(lengths[axis] for axis in axes),
+        transform=hyper.transform,
+        start=_start(hyper),
+        outer_penalty=hyper.outer_penalty,
+    )
+
+
+_AXES = {
+    "inputs": ("example", "feature"),
+    "labels": ("example", "class"),
+    "example_weights": ("example",),
+    "augmentation": ("move",),
+    "task_mixing": ("layer", "task", "task"),
+    "initial_weights": ("weight",),
+}
+
+
+def _start(hyper: Hyperparameter) -> Start:
+    if isinstance(hyper, Inputs):
+        return Noise(hyper.initial, hyper.noise)
+    if isinstance(hyper, InitialWeights):
+        return Noise(0.0, hyper.scale)
+    if isinstance(hyper, Augmentation):
+        return Listed(tuple(getattr(hyper, name) for name in AUGMENTATIONS))
+    if isinstance(hyper, TaskMixing):
+        return Sharing(hyper.sharing)
+    if isinstance(hyper, Scheduled | Labels | ExampleWeights):
+        return Constant(hyper.initial)
+    raise TypeError(f"nothing says where {type(hyper).__name__} starts")
 
 
 def count_learned(layouts: dict[str, Layout]) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,42 +12,45 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from core import datasets
-from core.diagnostics import adjoint_growth, finite_difference_check, hypergradient_variance, metasmoothness
-from core.engines import Engine, reversible, sgd, unrolled
+from core import engines
+from core.diagnostics import (
+    adjoint_growth,
+    finite_difference_check,
+    hypergradient_variance,
+    metasmoothness,
+    naive_reversal,
+    path,
+)
+from core.engines import Engine, Problem, reversible, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
-from core.errors import FixedPointOverflow, UncertifiedGradient
-from core.hyperparameters import Group, Layout, groups_of, layouts_of
+from core.errors import UNTRAINABLE, UncertifiedGradient
+from core.hyperparameters import Group, Layout
 from core.meta_optimization import MetaIteration, MetaState, initial_state, meta_optimize
-from core.problems.classifier import Classifier
-from core.records import Checkpoint, Losses, MetaRecord, Values
+from core.moments import mean_and_deviation, moments
+from core.problems.inner import Draw, InnerProblem
+from core.problems.made import inner_problem
+from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
+from core.safeguard import guarded, look
+from core.scan import points_of, scan
+from core.search import best_of, suggest
 from core.spec import JobSpec
 
-_TRAINING_KEYS, _EVALUATION_KEYS, _DIAGNOSTIC_KEYS = 0, 1, 2  # streams that never meet
+_TRAINING_KEYS, _EVALUATION_KEYS, _DIAGNOSTIC_KEYS, _SEARCH_KEYS = 0, 1, 2, 3  # streams that never meet
+_LONGEST_CURVE = 10_000  # steps of training whose losses are kept
 
 
 class Learner:
-    """Learns the hyperparameters that a JobSpec asks for. Deterministic: the spec decides every bit.
+    """Carries a JobSpec out. Deterministic: the spec decides every bit.
 
     Attributes:
         spec: the job.
-        groups: parameter groups of the inner problem.
-        layouts: of every hyperparameter, learned or not.
+        inner: its inner problem.
     """
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        data: datasets.SplitData,
-        groups: tuple[Group, ...],
-        layouts: dict[str, Layout],
-        interrupt: Callable[[], None],
-    ) -> None:
-        self.spec, self.groups, self.layouts = spec, groups, layouts
-        self._data, self._interrupt = data, interrupt
-        self._classifier = Classifier.of(spec, groups, layouts)
-        self._problem = self._classifier.problem(data)
+    def __init__(self, spec: JobSpec, inner: InnerProblem, interrupt: Callable[[], None]) -> None:
+        self.spec, self.inner, self._interrupt = spec, inner, interrupt
+        self._optimizer = getattr(engines, spec.training.optimizer)()
 
     @classmethod
     def from_spec(cls, spec: JobSpec, *, interrupt: Callable[[], None] = lambda: None) -> Learner:
@@ -58,63 +62,204 @@ class Learner:
                 learning.
 
         Raises:
-            InvalidSpec: the data set is missing, damaged or smaller than the split.
+            InvalidSpec: a data set is missing, damaged or smaller than the split.
         """
-        info = datasets.describe_for(spec)
-        groups = groups_of(spec.problem, info.num_features, info.num_classes)
-        return cls(spec, datasets.load(spec), groups, layouts_of(spec, groups), interrupt)
+        return cls(spec, inner_problem(spec), interrupt)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Parameter groups of the inner problem."""
+        return self.inner.groups
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """Of every hyperparameter, learned or not, by name."""
+        return self.inner.layouts
 
     @property
     def num_iterations(self) -> int:
         """Meta-iterations, unless a stop rule ends them earlier."""
-        return self.spec.meta.num_iterations
+        return self.spec.num_iterations
 
     def initial(self) -> Values:
         """Where the learned hyperparameters start."""
-        return {name: layout.initial_values() for name, layout in self.layouts.items() if layout.learn}
+        values = {name: layout.initial_values() for name, layout in self.layouts.items() if layout.learn}
+        if self.spec.scan is not None:
+            name = self.spec.scan.hyperparameter
+            values[name] = np.full_like(values[name], points_of(self.spec.scan, self.layouts[name])[0])
+        return values
 
-    def evaluate(self, values: Values) -> Losses:
-        """Mean losses of training with `values` on the evaluation seeds, the same for every evaluation.
+    def evaluate(self, values: Values) -> Evaluation:
+        """What training with `values` leads to: means over the evaluation seeds, the same for every evaluation.
 
         Raises:
             FixedPointOverflow: training diverged on one of them.
         """
-        losses = []
-        for number in range(self.spec.meta.evaluation_seeds):
-            params = train(
-                self._problem,
-                values,
-                optimizer=sgd(),
-                num_steps=self.spec.training.num_steps,
-                key=_key(_EVALUATION_KEYS, number),
-                interrupt=self._interrupt,
-            )
-            losses.append(self._classifier.losses(params, self._data))
-        return Losses(*(float(mean) for mean in np.mean(losses, axis=0)))
+        found = [self.evaluate_on(values, number) for number in range(self.spec.meta.evaluation_seeds)]
+        losses = np.mean([one.losses for one in found], axis=0)
+        measures = {name: float(np.mean([one.measures[name] for one in found])) for name in found[0].measures}
+        return Evaluation(Losses(*map(float, losses)), measures)
 
-    def run(self, checkpoint: Checkpoint | None = None) -> Iterator[MetaRecord]:
-        """Learn, from the start or from a checkpoint, yielding a record per meta-iteration.
+    def evaluate_on(self, values: Values, number: int) -> Evaluation:
+        """The same on one evaluation seed, of any number.
+
+        Raises:
+            FixedPointOverflow: training diverged.
+        """
+        key = _key(_EVALUATION_KEYS, number)
+        return self.inner.evaluate(values, number, lambda problem: self._trained(problem, values, key))
+
+    def _trained(self, problem: Problem, values: Values, key: jax.Array) -> Any:
+        return train(
+            problem,
+            values,
+            optimizer=self._optimizer,
+            num_steps=self.spec.training.num_steps,
+            key=key,
+            interrupt=self._interrupt,
+        )
+
+    def search(self, past: Sequence[Trial]) -> Iterator[Trial]:
+        """Try what the spec's warm start asks for, after the trials that there are already."""
+        asked, trials = self.spec.meta.warm_start, list(past)
+        while asked is not None and len(trials) < asked.trials:
+            found = suggest(asked, self.layouts, trials)
+            trials.append(Trial(len(trials), found, self._tried(found, len(trials))))
+            yield trials[-1]
+
+    def _tried(self, found: dict[str, float], number: int) -> float | None:
+        values, problem = self._with(found), self._problem(number)
+        key = _key(_SEARCH_KEYS, number)
+        try:
+            params = self._trained(problem, values, key)
+        except UNTRAINABLE:
+            return None
+        loss = float(problem.outer_loss(params, values, key))
+        return loss if math.isfinite(loss) else None
+
+    def start(self, trials: Sequence[Trial]) -> Values:
+        """Where the descent starts: as the spec says, but for what the best trial has found."""
+        best = best_of(trials)
+        return self.initial() if best is None else self._with(best.values)
+
+    def _with(self, found: dict[str, float]) -> Values:
+        values = self.initial()
+        return values | {name: np.full_like(values[name], one) for name, one in found.items()}
+
+    def run(self, checkpoint: Checkpoint | None = None, start: Values | None = None) -> Iterator[MetaRecord]:
+        """Carry the job out, from the start or from a checkpoint, yielding a record per meta-iteration.
+
+        Args:
+            checkpoint: where to go on.
+            start: where to begin without one; where the spec says unless given.
 
         Raises:
             FixedPointOverflow: training diverged.
             UncertifiedGradient: no engine allowed by the spec could prove its gradient.
         """
-        meta = self.spec.meta
-        optimizer = {"adam": optax.adam, "sgd": optax.sgd}[meta.optimizer](meta.step_size)
-        start = initial_state(self.initial(), optimizer)
-        iterations = meta_optimize(
+        optimizer = self._meta_optimizer()
+        state = initial_state(self.initial() if start is None else start, optimizer)
+        if checkpoint is not None:
+            state = _resumed(checkpoint, state)
+        elif self.spec.meta.safeguard is not None and self.spec.kind == "learn":
+            state = self._looked(state, self.evaluate(_to_numpy(state.hyper)).losses.outer)[0]
+        for iteration in self._iterations(optimizer, state):
+            yield self._record(iteration)
+
+    def _iterations(self, optimizer: optax.GradientTransformation, state: MetaState) -> Iterator[MetaIteration]:
+        run: dict[str, Any] = {
+            "num_steps": self.spec.training.num_steps,
+            "keys": self._keys,
+            "optimizer": self._optimizer,
+            "engine": self._engine(),
+            "resume_from": state,
+        }
+        if self.spec.scan is not None:
+            name = self.spec.scan.hyperparameter
+            return scan(self._problem, name, points_of(self.spec.scan, self.layouts[name]), **run)
+        return meta_optimize(
             self._problem,
             None,
-            num_steps=self.spec.training.num_steps,
-            num_iterations=meta.num_iterations,
-            keys=self._keys,
+            num_iterations=self.num_iterations,
             meta_optimizer=optimizer,
-            engine=self._engine(),
-            norm_may_grow=meta.stop_when.hypergradient_norm_grows,
-            resume_from=start if checkpoint is None else _resumed(checkpoint, start),
+            norm_may_grow=self.spec.meta.stop_when.hypergradient_norm_grows,
+            look=self._look if self.spec.kind == "learn" and self.spec.meta.safeguard is not None else None,
+            **run,
         )
-        for iteration in iterations:
-            yield self._record(iteration)
+
+    def _draw(self, iteration: int) -> Draw:
+        return self.inner.draw(0 if self.spec.kind == "scan" else iteration)
+
+    def _problem(self, iteration: int) -> Problem:
+        return self._draw(iteration).problem
+
+    def _meta_optimizer(self) -> optax.GradientTransformation:
+        meta = self.spec.meta
+        if self.spec.kind == "hypergradient":
+            return moments()
+        if self.spec.kind == "scan":
+            return optax.identity()
+        return self._descent() if meta.safeguard is None else guarded(self._descent())
+
+    def _descent(self) -> optax.GradientTransformation:
+        meta = self.spec.meta
+        adam = meta.optimizer == "adam"
+        descent = optax.adam(meta.step_size) if adam else optax.sgd(meta.step_size)
+        if meta.momentum:  # v ← γv + (1−γ)g, as the inner optimizer has it
+            descent = optax.chain(optax.ema(meta.momentum, debias=False), descent)
+        return descent if meta.clip is None else optax.chain(optax.clip_by_global_norm(meta.clip), descent)
+
+    def _look(self, state: MetaState, diverged: bool) -> tuple[MetaState, dict[str, Any] | None]:
+        """The safeguard: goes back where evaluation shows that the descent made things worse, or training diverged."""
+        asked = self.spec.meta.safeguard
+        assert asked is not None  # noqa: S101 - for the type checker
+        last = state.iteration == self.num_iterations or state.stopped
+        if not diverged and not last and state.iteration % asked.every:
+            return state, None
+        try:
+            value = math.inf if diverged else self.evaluate(_to_numpy(state.hyper)).losses.outer
+        except UNTRAINABLE:
+            value = math.inf
+        return self._looked(state, value)
+
+    def _looked(self, state: MetaState, value: float) -> tuple[MetaState, dict[str, Any]]:
+        """Where the descent goes on from a state whose outer loss on the evaluation seeds is known."""
+        asked = self.spec.meta.safeguard
+        assert asked is not None  # noqa: S101 - for the type checker
+        hyper, guard, back = look(self._descent(), state.optimizer_state, state.hyper, value, asked.shrink)
+        found = {
+            "outer_loss": value if math.isfinite(value) else None,
+            "stepped_back": back,
+            "scale": float(guard.scale),
+        }
+        return state._replace(hyper=hyper, optimizer_state=guard), found
+
+    def arrays(self, checkpoint: Checkpoint, best: Values) -> dict[str, np.ndarray]:
+        """What was measured beside the learned values, by name: for figures and for download.
+
+        `hypergradient.NAME.mean` and `.standard_deviation` over the seeds, of jobs of that kind; of those that learn,
+        the inner loss in every step (`learning_curve.initial`, `.best`); and what is known of the inner problem's data.
+        """
+        if self.spec.kind == "hypergradient":
+            found = {}
+            for name, (mean, deviation) in mean_and_deviation(checkpoint.optimizer_state, sorted(best)).items():
+                found[f"hypergradient.{name}.mean"] = mean
+                found[f"hypergradient.{name}.standard_deviation"] = deviation
+            return found
+        found = dict(self.inner.facts)
+        if self.spec.kind == "scan" or self.spec.training.num_steps > _LONGEST_CURVE:
+            return found
+        for which, values in (("initial", self.initial()), ("best", best)):
+            walked = path(
+                self._problem(0),
+                values,
+                optimizer=self._optimizer,
+                num_steps=self.spec.training.num_steps,
+                key=_key(_EVALUATION_KEYS, 0),
+                interrupt=self._interrupt,
+            )
+            found[f"learning_curve.{which}"] = walked.losses
+        return found
 
     def provenance(self) -> dict[str, Any]:
         """What the result depends on, as JSON values."""
@@ -123,7 +268,7 @@ class Learner:
             "device": proof.device,
             "versions": proof.versions | {"optax": optax.__version__, "numpy": np.__version__},
             "spec_sha256": self.spec.sha256(),
-            "dataset_sha256": self._data.sha256,
+            "dataset_sha256": self.inner.sha256,
             "seeds": {
                 "training": self.spec.training.seed,
                 "per_iteration": self.spec.meta.seeds_per_iteration,
@@ -138,19 +283,20 @@ class Learner:
 
     def _keys(self, iteration: int) -> jax.Array:
         seed, count = self.spec.training.seed, self.spec.meta.seeds_per_iteration
+        if self.spec.kind == "scan":  # all else is as it is
+            iteration = 0
         first = iteration * count if seed == "fresh" else seed * count
         return jnp.stack([_key(_TRAINING_KEYS, first + number) for number in range(count)])
 
     def _record(self, iteration: MetaIteration) -> MetaRecord:
-        losses = np.mean([self._classifier.losses(one, self._data) for one in iteration.result.params], axis=0)
         state = iteration.state
         return MetaRecord(
             iteration=iteration.iteration,
             values=_to_numpy(iteration.hyper),
-            losses=Losses(*map(float, losses))._replace(outer=float(iteration.result.value)),
+            losses=self._losses(iteration),
             hypergradient_norm=iteration.hypergradient_norm,
             seconds=iteration.seconds,
-            certificate=iteration.result.certificate.as_dict(),
+            certificate=_UNPROVEN if iteration.result is None else iteration.result.certificate.as_dict(),
             is_best=iteration.is_best,
             diagnostics=self._diagnostics(iteration),
             checkpoint=Checkpoint(
@@ -164,17 +310,27 @@ class Learner:
             ),
         )
 
+    def _losses(self, iteration: MetaIteration) -> Losses:
+        if iteration.result is None:
+            return Losses(*[float("nan")] * 4)
+        losses = self._draw(iteration.iteration).losses
+        found = np.mean([losses(one, iteration.hyper) for one in iteration.result.params], axis=0)
+        return Losses(*map(float, found))._replace(outer=float(iteration.result.value))
+
     def _diagnostics(self, iteration: MetaIteration) -> dict[str, Any] | None:
         """What the spec wants measured at this meta-iteration, on its first training run; by the names in the spec."""
         asked = self.spec.diagnostics
+        scanned: dict[str, Any] = {} if iteration.scanned is None else {"scan": iteration.scanned._asdict()}
+        if iteration.looked is not None:
+            scanned["safeguard"] = iteration.looked
         if not asked.every or iteration.iteration % asked.every:
-            return None
+            return scanned or None
         began = time.perf_counter()
         keys = self._keys(iteration.iteration)
-        problem, hyper = self._problem, iteration.hyper
+        problem, hyper = self._problem(iteration.iteration), iteration.hyper
         seeds = [_key(_DIAGNOSTIC_KEYS, number) for number in range(asked.seeds)]
         run: dict[str, Any] = {
-            "optimizer": sgd(),
+            "optimizer": self._optimizer,
             "num_steps": self.spec.training.num_steps,
             "interrupt": self._interrupt,
         }
@@ -189,7 +345,7 @@ class Learner:
             measurements["finite_differences"] = lambda: finite_difference_check(
                 problem,
                 hyper,
-                iteration.result.gradient if len(keys) == 1 else None,
+                iteration.result.gradient if iteration.result is not None and len(keys) == 1 else None,
                 key=keys[0],
                 directions=asked.finite_differences,
                 engine=self._engine(),
@@ -199,15 +355,27 @@ class Learner:
             measurements["seeds"] = lambda: hypergradient_variance(
                 problem, hyper, keys=jnp.stack(seeds), engine=self._engine(), **run
             )
+        if asked.path:
+            measurements["path"] = lambda: path(problem, hyper, key=keys[0], keep_weights=True, **run)
+        if asked.naive_reversal:
+            measurements["naive_reversal"] = lambda: naive_reversal(problem, hyper, key=keys[0], **run)
         found = {name: _measured(measure) for name, measure in measurements.items()}
-        return found | {"seconds": time.perf_counter() - began}
+        return scanned | found | {"seconds": time.perf_counter() - began}
+
+
+_UNPROVEN = {
+    "exact": False,
+    "engine": "",
+    "mode": "",
+    "reason": "training could not be done: there is no gradient",
+}
 
 
 def _measured(measure: Callable[[], Any]) -> dict[str, Any]:
     """A measurement as JSON values. One that training elsewhere defeats is no reason to end the job."""
     try:
         found: dict[str, Any] = measure().as_dict()
-    except (FixedPointOverflow, UncertifiedGradient) as error:
+    except (*UNTRAINABLE, UncertifiedGradient) as error:
         return {"error": {"code": error.code, "message": str(error)}}
     return found
 

@@ -19,6 +19,21 @@ class Losses(NamedTuple):
     test: float
 
 
+class Evaluation(NamedTuple):
+    """What training leads to, on the evaluation seeds."""
+
+    losses: Losses
+    measures: dict[str, float]  # by name, such as test_accuracy
+
+
+class Trial(NamedTuple):
+    """One training run of the search before the descent."""
+
+    number: int
+    values: dict[str, float]  # unconstrained, one for all of each hyperparameter searched
+    outer_loss: float | None  # None where training diverged
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything the next meta-iteration depends on, so that a resumed job gives the same bits."""

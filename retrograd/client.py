@@ -183,6 +183,18 @@ class Client:
             unfinished.unlink(missing_ok=True)
         return path
 
+    def trials(self, job_id: str) -> list[Json]:
+        """What a warm start tried before the descent."""
+        return list(self._json("GET", _job(job_id, "trials"))["data"])
+
+    def figures(self, job_id: str) -> list[Json]:
+        """Name and title of every figure that can be drawn of the job as far as it has come."""
+        return list(self._json("GET", _job(job_id, "figures"))["data"])
+
+    def figure(self, job_id: str, name: str, format: str = "png") -> bytes:
+        """A figure of the job's results, as a png or svg file."""
+        return self._request("GET", _job(job_id, "figures", f"{quote(name, safe='')}.{format}")).content
+
     def presets(self) -> list[str]:
         """Names of jobs that are ready to be queued."""
         return [str(preset["name"]) for preset in self._json("GET", "/v1/presets")["data"]]

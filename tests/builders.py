@@ -5,9 +5,8 @@ import time
 
 import numpy as np
 
-from core.datasets import describe_for
-from core.hyperparameters import groups_of
 from core.records import Checkpoint, Losses, MetaRecord
+from core.shapes import groups_for
 from core.spec import JobSpec
 from core.store import jobs, leases
 
@@ -52,14 +51,13 @@ def create(sessions, project, **options):
 
 def create_in(session, project, *, max_snapshot_bytes=1 << 20, queue="cpu", preset=None):
     spec = JobSpec.model_validate(SMALL)
-    info = describe_for(spec)
     return jobs.create(
         session,
         project,
         spec,
         preset=preset,
         queue=queue,
-        groups=groups_of(spec.problem, info.num_features, info.num_classes),
+        groups=groups_for(spec),
         max_snapshot_bytes=max_snapshot_bytes,
     ).id
 

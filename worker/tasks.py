@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import get_settings
-from core.errors import FixedPointOverflow
-from core.records import Checkpoint, Losses, Values
+from core.errors import UNTRAINABLE
+from core.records import Checkpoint, Evaluation, Values
 from core.store import learned, leases
 from core.store.leases import Lease
 from core.store.session import open_store
@@ -39,43 +39,59 @@ def learn(lease: HeldLease) -> None:
 
     work = lease.run(leases.work)
     learner = Learner.from_spec(work.spec, interrupt=lease.check)
-    initial, checkpoint = work.initial, work.checkpoint
-    if initial is None:
-        initial = learner.evaluate(learner.initial())
-        lease.run(leases.save_start, learner.initial(), initial, learner.provenance())
-    for record in learner.run(checkpoint):
+    trials = list(work.trials)
+    for trial in learner.search(trials):
+        trials.append(trial)
+        if lease.run(leases.save_trial, trial):
+            raise Cancelled
+    start, starts = learner.start(trials), work.starts
+    if not starts:
+        may_diverge = bool(trials) or work.spec.kind == "scan"  # there is more to come than where the spec starts
+        starts = {"initial": (_evaluate if may_diverge else Learner.evaluate)(learner, learner.initial())}
+        if trials:
+            starts["searched"] = _evaluate(learner, start)
+        lease.run(leases.save_start, start, starts, learner.provenance())
+    checkpoint = work.checkpoint
+    for record in learner.run(checkpoint, start):
         if lease.run(leases.save_iteration, record):
             raise Cancelled
         checkpoint = record.checkpoint
     if checkpoint is None:
         raise RuntimeError("no meta-iteration was run")
-    _keep_result(lease, learner, initial, checkpoint)
+    _keep_result(lease, learner, starts, checkpoint)
 
 
-def _keep_result(lease: HeldLease, learner: Learner, initial: Losses, checkpoint: Checkpoint) -> None:
+def _keep_result(
+    lease: HeldLease, learner: Learner, starts: dict[str, Evaluation | None], checkpoint: Checkpoint
+) -> None:
     """Compare on the evaluation seeds: while learning, fresh seeds make the lowest loss partly luck."""
-    evaluated: dict[int, Losses | None] = {0: initial}
+    evaluated = {0: starts.get("searched", starts["initial"])}
     for iteration in sorted({checkpoint.best_iteration or 0, checkpoint.iteration} - {0}):
         evaluated[iteration] = _evaluate(learner, lease.run(_values, iteration))
     best = min(evaluated, key=lambda iteration: _rank(evaluated[iteration]))
-    losses = {"initial": initial, "best": evaluated[best], "last": evaluated[checkpoint.iteration]}
-    lease.run(leases.succeed, best_iteration=best, losses=losses, provenance=learner.provenance())
+    lease.run(
+        leases.succeed,
+        best_iteration=best,
+        evaluations=starts | {"best": evaluated[best], "last": evaluated[checkpoint.iteration]},
+        arrays=learner.arrays(checkpoint, lease.run(_values, best)),
+        provenance=learner.provenance(),
+    )
 
 
 def _values(session: Session, lease: Lease, iteration: int) -> Values:
     return learned.values_at(session, lease.job_id, iteration)
 
 
-def _evaluate(learner: Learner, values: Values) -> Losses | None:
-    """None where training diverges: such values are not the best, but no reason to lose the others."""
+def _evaluate(learner: Learner, values: Values) -> Evaluation | None:
+    """None where training cannot be done with them: such values are not the best, but no reason to lose the others."""
     try:
         return learner.evaluate(values)
-    except FixedPointOverflow:
+    except UNTRAINABLE:
         return None
 
 
-def _rank(losses: Losses | None) -> float:
-    return math.inf if losses is None or math.isnan(losses.outer) else losses.outer
+def _rank(found: Evaluation | None) -> float:
+    return math.inf if found is None or math.isnan(found.losses.outer) else found.losses.outer
 
 
 @cache

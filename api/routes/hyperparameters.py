@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api import results
 from api.deps import ProjectDep, SessionDep
-from core.store import iterations, jobs, learned
+from core.store import iterations, jobs, learned, measured
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -42,6 +42,7 @@ def download(
         found,
         iterations.certificate(session, job.id),
         iterations.diagnostics(session, job.id, found.iteration),
+        measured.read(session, job.id),
     )
     content = results.as_json(result) if format == "json" else results.as_npz(result)
     name = f"retrograd-{job.id}-{iteration}.{format}"

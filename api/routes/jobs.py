@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
-from api.schemas import IterationPage, IterationRead, JobPage, JobRead, JobSummary
+from api.schemas import IterationPage, IterationRead, JobPage, JobRead, JobSummary, TrialList, TrialRead
 from core import presets
 from core.config import Settings
-from core.datasets import describe_for
 from core.errors import InvalidSpec
-from core.hyperparameters import Group, count_learned, groups_of, layouts_of
+from core.hyperparameters import Group, count_learned, layouts_of
+from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import iterations, jobs
+from core.store import iterations, jobs, trials
 from core.store.models import ENDED, Job, State
 
 _POLL_SECONDS = "2"
@@ -120,6 +120,24 @@ def list_iterations(
     )
 
 
+@router.get("/{job_id}/trials", summary="List trials of the search")
+def list_trials(job_id: UUID, project: ProjectDep, session: SessionDep) -> TrialList:
+    """Training runs that a warm start tried before the descent, in order."""
+    job = jobs.get(session, project, job_id)
+    groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
+    layouts = layouts_of(JobSpec.model_validate(job.spec), groups)
+    return TrialList(
+        data=[
+            TrialRead(
+                number=trial.number,
+                values={name: float(layouts[name].natural(value)) for name, value in trial.values.items()},
+                outer_loss=trial.outer_loss,
+            )
+            for trial in trials.read(session, job.id)
+        ]
+    )
+
+
 def _asked_for(spec: JobSpec | None, preset: str | None) -> tuple[JobSpec, str | None]:
     """The specification, and the preset that it is."""
     if preset is None:
@@ -142,8 +160,7 @@ def _check_text(spec: JobSpec) -> None:
 
 def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
-    info = describe_for(spec)
-    groups = groups_of(spec.problem, info.num_features, info.num_classes)
+    groups = groups_for(spec)
     parameters = sum(group.size for group in groups)
     if parameters > settings.max_parameters:
         raise InvalidSpec(
@@ -153,7 +170,17 @@ def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
                 "layers",
             )
         )
-    learned = count_learned(layouts_of(spec, groups))
+    layouts = layouts_of(spec, groups)
+    for name, layout in layouts.items():
+        if layout.size > settings.max_hyperparameters:
+            raise InvalidSpec(
+                (
+                    ("hyperparameters", name),
+                    f"{layout.size} values, more than {settings.max_hyperparameters}; use fewer examples, a smaller "
+                    "model, or fewer axes (per)",
+                )
+            )
+    learned = count_learned(layouts)
     if learned > settings.max_hyperparameters:
         raise InvalidSpec(
             (

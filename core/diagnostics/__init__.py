@@ -7,6 +7,8 @@ arithmetic. There, what is not finite is reported (None in `as_dict`), not raise
 
 from core.diagnostics.adjoints import AdjointGrowth, adjoint_growth
 from core.diagnostics.differences import FiniteDifferenceCheck, finite_difference_check
+from core.diagnostics.naive import NaiveReversal, naive_reversal
+from core.diagnostics.paths import Path, path
 from core.diagnostics.smoothness import Metasmoothness, metasmoothness
 from core.diagnostics.variance import HypergradientVariance, hypergradient_variance
 
@@ -15,8 +17,12 @@ __all__ = [
     "FiniteDifferenceCheck",
     "HypergradientVariance",
     "Metasmoothness",
+    "NaiveReversal",
+    "Path",
     "adjoint_growth",
     "finite_difference_check",
     "hypergradient_variance",
     "metasmoothness",
+    "naive_reversal",
+    "path",
 ]

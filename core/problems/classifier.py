@@ -1,145 +1,156 @@
-"""Classifiers: logistic regression and multilayer perceptrons on labelled examples."""
+"""Classifiers: logistic regression and multilayer perceptrons on labelled examples, of a data set or made up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jax.tree_util import Partial
+from sklearn.metrics import roc_auc_score
 
 from core.datasets import Examples, SplitData
 from core.engines import Problem
 from core.hyperparameters import Group, Layout
-from core.records import Losses
-from core.spec import MLP, JobSpec, LogisticRegression
+from core.problems.augmentation import augment
+from core.problems.hypers import Hyper, Hypers, interned
+from core.problems.inner import Draw, Train
+from core.problems.networks import Params, activation_of, cross_entropies, layers_of, logits_of
+from core.records import Evaluation, Losses
+from core.spec import MLP, ClassifierProblem, JobSpec, LogisticRegression
 
-_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
-
-
-class Layer(NamedTuple):
-    """An affine map: inputs @ weights + biases."""
-
-    weights: jax.Array
-    biases: jax.Array
+_PARTS = ("train", "valid", "test")
 
 
-Params = dict[str, Layer]  # layer_1, layer_2, …; fewer than ten, so that they sort by number
-Hyper = dict[str, jax.Array]  # learned hyperparameters, unconstrained
+class TrainedOn(NamedTuple):
+    """What the inner loss takes its batches from."""
+
+    inputs: jax.Array  # [n, features]; of made-up examples [n, 0], as they are hyperparameters
+    labels: jax.Array  # [n]
+    mean: jax.Array  # [features], what was taken from every input
+
+
+class Classifier:
+    """The inner problem of a job on labelled examples. See `core.problems.inner.InnerProblem`.
+
+    Step t trains on the t-th batch in order, cycling; the last examples are left out where their number is not a
+    multiple of the batch size. Batches are the same in every run; initial weights differ.
+    """
+
+    def __init__(
+        self, spec: JobSpec, groups: tuple[Group, ...], layouts: dict[str, Layout], data: SplitData
+    ) -> None:
+        problem, training = spec.problem, spec.training
+        assert isinstance(problem, ClassifierProblem)  # noqa: S101 - for the type checker
+        self.groups, self.layouts = groups, layouts
+        self.sha256: str | None = data.sha256
+        self.facts = {"corrupted_labels": data.corrupted.astype(np.int8)} if data.corrupted.any() else {}
+        self._data, self._outer_part = data, problem.outer_loss
+        self._program = interned(
+            _Program(
+                problem.model,
+                training.batch_size or problem.num_training_examples,
+                Hypers(training.optimizer, tuple(layouts.values()), groups, training.dtype),
+                labels.confidence if (labels := spec.hyperparameters.labels) is not None else 0.0,
+            )
+        )
+        train = self._to_device(data.train)
+        outer = train if problem.outer_loss == "train" else self._to_device(data.valid)
+        if problem.synthetic_examples is not None:
+            count = problem.synthetic_examples
+            train = Examples(jnp.zeros((count, 0)), jnp.arange(count) % groups[-1].shape[-1])
+        on = TrainedOn(train.inputs, train.labels, jnp.asarray(data.mean, training.dtype))
+        self._problem = Problem(
+            init=self._program.init,
+            inner_loss=Partial(self._program.inner_loss, on),
+            outer_loss=Partial(self._program.outer_loss, outer),
+            schedule=self._program.schedule,
+        )
+
+    def draw(self, number: int) -> Draw:
+        """See `InnerProblem`: always the same."""
+        return Draw(self._problem, self._losses)
+
+    def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
+        """See `InnerProblem`. Measures: the share of each part that is classified rightly; and of learned example
+        weights how well they tell corrupted labels from clean ones (area under the ROC curve).
+        """
+        params = train(self._problem)
+        measures = {f"{part}_accuracy": self._measured(part, params)[1] for part in _PARTS}
+        corrupted = self._data.corrupted
+        if "example_weights" in hyper and 0 < corrupted.sum() < len(corrupted):
+            measures["corrupted_labels_auc"] = float(
+                roc_auc_score(~corrupted, np.asarray(hyper["example_weights"]))
+            )
+        return Evaluation(self._losses(params, hyper), measures)
+
+    def _losses(self, params: Params, hyper: Hyper) -> Losses:
+        parts = {part: self._measured(part, params)[0] for part in _PARTS}
+        penalty = float(self._program.hypers.outer_penalty(hyper))
+        return Losses(outer=parts[self._outer_part] + penalty, **parts)
+
+    def _measured(self, part: str, params: Params) -> tuple[float, float]:
+        examples = self._to_device(getattr(self._data, part))
+        loss, accuracy = _measure(activation_of(self._program.model), params, examples)
+        return float(loss), float(accuracy)
+
+    def _to_device(self, examples: Examples) -> Examples:
+        return Examples(jnp.asarray(examples.inputs, self._program.hypers.dtype), jnp.asarray(examples.labels))
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A classifier whose training is the inner problem of a job.
-
-    Step t trains on the t-th batch of the training part in order, cycling; the part's last examples are left out
-    where it is not a multiple of the batch size. Batches are the same in every run; initial weights differ.
-    """
+class _Program:
+    """What is compiled. Equal ones compile once."""
 
     model: LogisticRegression | MLP
-    outer_part: str  # train or valid
     batch_size: int
-    dtype: str
-    groups: tuple[Group, ...]
-    layouts: tuple[Layout, ...]
+    hypers: Hypers
+    confidence: float  # logit of the given class, where labels are learned
 
-    @classmethod
-    def of(cls, spec: JobSpec, groups: tuple[Group, ...], layouts: dict[str, Layout]) -> Classifier:
-        """The classifier of `spec`. Equal ones are one object: a warm worker finds what it compiled before."""
-        problem, training = spec.problem, spec.training
-        layout = tuple(layouts.values())
-        return _intern(cls(problem.model, problem.outer_loss, training.batch_size, training.dtype, groups, layout))
+    def init(self, hyper: Hyper, key: jax.Array) -> Params:
+        return layers_of(self.hypers.initial(hyper, key))
 
-    def problem(self, data: SplitData) -> Problem:
-        """The inner and outer problem on `data`."""
-        train = self._to_device(data.train)
-        outer = train if self.outer_part == "train" else self._to_device(data.valid)
-        return Problem(
-            init=self._init,
-            inner_loss=Partial(self._inner_loss, train),
-            outer_loss=Partial(self._outer_loss, outer),
-            schedule=self._schedule,
-        )
+    def schedule(self, hyper: Hyper) -> dict[str, jax.Array]:
+        return self.hypers.schedule(hyper)
 
-    def losses(self, params: Params, data: SplitData) -> Losses:
-        """Mean cross-entropy on each part."""
-        parts = {name: float(self._mean_loss(getattr(data, name), params)) for name in ("train", "valid", "test")}
-        return Losses(outer=parts[self.outer_part], **parts)
-
-    def _to_device(self, examples: Examples) -> Examples:
-        return Examples(jnp.asarray(examples.inputs, self.dtype), jnp.asarray(examples.labels))
-
-    def _mean_loss(self, examples: Examples, params: Params) -> jax.Array:
-        return _mean_cross_entropy(self._activation, params, self._to_device(examples))
-
-    @property
-    def _activation(self) -> Any:
-        return _ACTIVATIONS[self.model.activation] if isinstance(self.model, MLP) else None
-
-    def _layout(self, name: str) -> Layout:
-        return next(layout for layout in self.layouts if layout.name == name)
-
-    def _natural(self, hyper: Hyper, name: str) -> jax.Array:
-        layout = self._layout(name)
-        return layout.natural(hyper[name], jnp) if layout.learn else jnp.full(layout.shape, layout.initial)
-
-    def _init(self, hyper: Hyper, key: jax.Array) -> Params:
-        scales = jnp.broadcast_to(self._natural(hyper, "init_scale"), len(self.groups))
-        leaves = [
-            (scale * jax.random.normal(one, group.shape)).astype(self.dtype)
-            for scale, group, one in zip(scales, self.groups, jax.random.split(key, len(self.groups)), strict=True)
-        ]
-        return {
-            f"layer_{number}": Layer(*pair)
-            for number, pair in enumerate(zip(leaves[::2], leaves[1::2], strict=True), start=1)
-        }
-
-    def _schedule(self, hyper: Hyper) -> dict[str, jax.Array]:
-        schedule = {}
-        for name in ("step_size", "momentum"):
-            values = self._natural(hyper, name)
-            schedule[name] = values[None] if self._layout(name).axes == ("group",) else values  # [1, groups]
-        return schedule
-
-    def _inner_loss(
-        self, train: Examples, params: Params, hyper: Hyper, step: jax.Array, key: jax.Array
+    def inner_loss(
+        self, on: TrainedOn, params: Params, hyper: Hyper, step: jax.Array, key: jax.Array
     ) -> jax.Array:
-        size = self.batch_size
-        start = step % (len(train.labels) // size) * size
-        batch = Examples(*(jax.lax.dynamic_slice_in_dim(part, start, size) for part in train))
-        loss = _mean_cross_entropy(self._activation, params, batch)
-        layout = self._layout("l2")
-        return loss + self._penalty(params, hyper) if layout.learn or layout.initial else loss
+        size, hypers = self.batch_size, self.hypers
+        start = step % (len(on.labels) // size) * size
 
-    def _penalty(self, params: Params, hyper: Hyper) -> jax.Array:
-        """Sum of λ·w²."""
-        strengths = self._natural(hyper, "l2").astype(self.dtype)
-        squares = [jnp.square(leaf) for leaf in jax.tree.leaves(params)]
-        if self._layout("l2").axes == ("weight",):
-            return strengths @ jnp.concatenate([square.ravel() for square in squares])
-        return jnp.sum(strengths * jnp.stack([jnp.sum(square) for square in squares]))
+        def batch(whole: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(whole, start, size)
 
-    def _outer_loss(self, examples: Examples, params: Params, hyper: Hyper, key: jax.Array) -> jax.Array:
-        return _mean_cross_entropy(self._activation, params, examples)
+        def learned(name: str) -> jax.Array:
+            return batch(hypers.natural(hyper, name).astype(hypers.dtype))
 
+        inputs = learned("inputs") if "inputs" in hypers else batch(on.inputs)
+        targets = batch(on.labels)
+        if "augmentation" in hypers:
+            inputs = augment(inputs + on.mean, hypers.natural(hyper, "augmentation"), key) - on.mean
+        if "labels" in hypers:
+            targets = self._soft(targets, learned("labels"))
+        losses = cross_entropies(logits_of(activation_of(self.model), params, inputs), targets)
+        if "example_weights" in hypers:
+            losses = learned("example_weights") * losses
+        loss = jnp.mean(losses)
+        return loss + hypers.penalty(jax.tree.leaves(params), hyper) if hypers.has_penalty else loss
 
-@lru_cache(maxsize=16)
-def _intern(classifier: Classifier) -> Classifier:
-    return classifier
+    def outer_loss(self, examples: Examples, params: Params, hyper: Hyper, key: jax.Array) -> jax.Array:
+        return _measure(activation_of(self.model), params, examples)[0] + self.hypers.outer_penalty(hyper)
+
+    def _soft(self, labels: jax.Array, added: jax.Array) -> jax.Array:
+        given = jax.nn.one_hot(labels, added.shape[-1], dtype=added.dtype)
+        return jax.nn.softmax(self.confidence * given + added)
 
 
 @partial(jax.jit, static_argnames="activation")
-def _mean_cross_entropy(activation: Any, params: Params, examples: Examples) -> jax.Array:
-    layers = list(params.values())
-    hidden = examples.inputs
-    for layer in layers[:-1]:
-        hidden = activation(hidden @ layer.weights + layer.biases)
-    logits = hidden @ layers[-1].weights + layers[-1].biases
-    return jnp.mean(
-        optax.losses.softmax_cross_entropy(
-            logits, jax.nn.one_hot(examples.labels, logits.shape[-1], dtype=logits.dtype)
-        )
-    )
+def _measure(activation: Any, params: Params, examples: Examples) -> tuple[jax.Array, jax.Array]:
+    """Mean cross-entropy, and the share of examples whose class is the likeliest."""
+    logits = logits_of(activation, params, examples.inputs)
+    right = jnp.argmax(logits, axis=-1) == examples.labels
+    return jnp.mean(cross_entropies(logits, examples.labels)), jnp.mean(right)

@@ -117,9 +117,9 @@ def decay(number: Number, factor: Float[Array, ...]) -> Number:
 
 
 def undecay(number: Number, factor: Float[Array, ...]) -> Number:
-    """Undo `decay` by the same factor."""
+    """Undo `decay` by the same factor; of plain arrays but for rounding, which that makes 1/factor times as large."""
     if not isinstance(number, Fixed):
-        return number
+        return number / factor
     integers, buffer = number.integers, buffer_of(number)
     if number.turned is None:
         integers, buffer = lifting.undecay(integers, buffer, factor)

@@ -53,7 +53,9 @@ def diagnostics(session: Session, job_id: UUID, iteration: int) -> dict[str, Any
         .where(
             MetaIteration.job_id == job_id,
             MetaIteration.iteration <= iteration,
-            MetaIteration.diagnostics.is_not(None),
+            MetaIteration.diagnostics.has_key(
+                "seconds"
+            ),  # of what the spec asked to measure, and not of a safeguard
         )
         .order_by(MetaIteration.iteration.desc())
         .limit(1)
@@ -78,7 +80,7 @@ def certificate(session: Session, job_id: UUID) -> dict[str, Any] | None:
             func.max(cast(_entry("stored_bits_per_param_step"), Double)).label("stored"),
             func.max(cast(_entry("bound_bits_per_param_step"), Double)).label("bound"),
             *(func.array_agg(_entry(name).distinct()).label(name) for name in ("engine", "mode")),
-        ).where(MetaIteration.job_id == job_id)
+        ).where(MetaIteration.job_id == job_id, _entry("engine") != "")  # some had no gradient: training diverged
     ).one()
     if row.iterations == 0:
         return None

@@ -41,7 +41,7 @@ def create(
 ) -> Job:
     """Queue a job."""
     num_hyperparameters = count_learned(layouts_of(spec, groups))
-    num_iterations = spec.meta.num_iterations
+    num_iterations = spec.num_iterations
     snapshot_bytes = num_hyperparameters * _BYTES_PER_VALUE * (num_iterations + 1)
     job = Job(
         project_id=project_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -54,6 +55,15 @@ def values_at(session: Session, job_id: UUID, iteration: int) -> Values:
         .order_by(LearnedValue.name)
     )
     return {row.name: decode(row) for row in rows}
+
+
+def values_over_time(session: Session, job_id: UUID, names: Sequence[str]) -> dict[int, Values]:
+    """Those of some hyperparameters, of every iteration that was kept."""
+    rows = session.scalars(select(LearnedValue).where(LearnedValue.job_id == job_id, LearnedValue.name.in_(names)))
+    found: dict[int, Values] = {}
+    for row in rows:
+        found.setdefault(row.iteration, {})[row.name] = decode(row)
+    return found
 
 
 def kept_iterations(session: Session, job_id: UUID) -> list[int]:

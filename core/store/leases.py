@@ -8,16 +8,18 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import case, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from core.records import Checkpoint, Losses, MetaRecord, Values
+from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
-from core.store import iterations, learned, outbox
+from core.store import iterations, learned, measured, outbox, trials
 from core.store.arrays import as_json
 from core.store.errors import Fenced, WorkerLost
 from core.store.models import Job, State
 
+STARTS = ("initial", "searched")
 _RECENT = 0.3  # weight of the newest iteration in seconds_per_iteration: the first one also compiles
 
 
@@ -34,8 +36,11 @@ class Work(NamedTuple):
     """A job as far as it has come."""
 
     spec: JobSpec
-    initial: Losses | None  # of the initial point, on the evaluation seeds; None before `save_start`
+    starts: dict[
+        str, Evaluation | None
+    ]  # `initial` and `searched`, on the evaluation seeds; empty before `save_start`
     checkpoint: Checkpoint | None  # None before the first meta-iteration is done
+    trials: list[Trial]  # of the search before the descent
 
 
 def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
@@ -67,23 +72,37 @@ def work(session: Session, lease: Lease) -> Work:
     row = session.execute(select(Job.spec, Job.losses).where(Job.id == lease.job_id)).one()
     return Work(
         spec=JobSpec.model_validate(row.spec),
-        initial=_losses(row.losses.get("initial")),
+        starts={name: _evaluation(row.losses[name]) for name in STARTS if name in row.losses},
         checkpoint=learned.load_checkpoint(session, lease.job_id),
+        trials=trials.read(session, lease.job_id),
     )
 
 
-def save_start(session: Session, lease: Lease, values: Values, losses: Losses, provenance: dict[str, Any]) -> None:
-    """Keep the initial point, its losses on the evaluation seeds, and where results come from."""
+def save_start(
+    session: Session,
+    lease: Lease,
+    values: Values,
+    evaluations: dict[str, Evaluation | None],
+    provenance: dict[str, Any],
+) -> None:
+    """Keep where the descent starts, the losses of the start on the evaluation seeds, and where results come from."""
     device = provenance.get("device")
     _write(
         session,
         lease,
-        losses={"initial": as_json(losses._asdict())},
+        losses=_all_as_json(evaluations),
         provenance=as_json(provenance),
         device=None if device is None else str(device),
         last_progress_at=func.clock_timestamp(),
     )
     learned.save_values(session, lease.job_id, 0, values)
+
+
+def save_trial(session: Session, lease: Lease, trial: Trial) -> bool:
+    """Keep a trial of the search. True when the job is to be cancelled."""
+    job = _write(session, lease, attempts_without_progress=0, last_progress_at=func.clock_timestamp())
+    trials.save(session, lease.job_id, trial)
+    return bool(job.cancel_requested)
 
 
 def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> bool:
@@ -115,18 +134,20 @@ def succeed(
     lease: Lease,
     *,
     best_iteration: int,
-    losses: dict[str, Losses | None],
+    evaluations: dict[str, Evaluation | None],
+    arrays: dict[str, np.ndarray],
     provenance: dict[str, Any],
 ) -> None:
-    """End the job with its result: which iteration is best, and the losses that show it."""
+    """End the job with its result: which iteration is best, the losses that show it, and what was measured beside."""
     _end(
         session,
         lease,
         state=State.SUCCEEDED,
         best_iteration=best_iteration,
-        losses={name: loss and as_json(loss._asdict()) for name, loss in losses.items()},
+        losses=_all_as_json(evaluations),
         provenance=as_json(provenance),
     )
+    measured.save(session, lease.job_id, arrays)
 
 
 def fail(session: Session, lease: Lease, code: str, message: str, details: dict[str, Any]) -> None:
@@ -203,10 +224,21 @@ def _end(session: Session, lease: Lease, **values: Any) -> None:
     _write(session, lease, lease_expires_at=None, ended_at=func.clock_timestamp(), **values)
 
 
-def _losses(document: dict[str, float | None] | None) -> Losses | None:
+def _all_as_json(evaluations: dict[str, Evaluation | None]) -> dict[str, Any]:
+    document: dict[str, Any] = as_json(
+        {
+            name: found and {**found.losses._asdict(), "measures": found.measures}
+            for name, found in evaluations.items()
+        }
+    )
+    return document
+
+
+def _evaluation(document: dict[str, Any] | None) -> Evaluation | None:
     if document is None:
         return None
-    return Losses(**{name: math.nan if value is None else value for name, value in document.items()})
+    parts = [math.nan if document[part] is None else document[part] for part in Losses._fields]
+    return Evaluation(Losses(*parts), document.get("measures", {}))
 
 
 def _error(code: str, message: str, details: dict[str, Any]) -> dict[str, Any]:

@@ -190,6 +190,26 @@ class LearnedValue(ArrayColumns, Base):
     name: Mapped[str] = mapped_column(primary_key=True)
 
 
+class MeasuredArray(ArrayColumns, Base):
+    """What a job measured beside what it learned, by name."""
+
+    __tablename__ = "measured_arrays"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
+class SavedTrial(Base):
+    """One training run of the search before the descent."""
+
+    __tablename__ = "trials"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    values: Mapped[dict[str, Any]]  # unconstrained, by hyperparameter
+    outer_loss: Mapped[float | None]  # none where training diverged
+
+
 class SavedCheckpoint(Base):
     """Where to go on. Its values are the `learned_values` of its iteration; the best one stands in the job."""
 

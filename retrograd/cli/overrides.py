@@ -20,7 +20,9 @@ def override(spec: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{setting!r} is not PATH=VALUE, such as meta.num_iterations=100")
         place: Any = spec
         for parent in parents:
-            place = place.setdefault(parent, {})
+            if place.get(parent) is None:  # left out, or null
+                place[parent] = {}
+            place = place[parent]
             if not isinstance(place, dict):
                 raise typer.BadParameter(f"{setting!r}: {parent} is a value and has no fields")
         place[field] = _value(text.strip())

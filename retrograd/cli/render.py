@@ -46,10 +46,14 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
 
 def losses_table(job: Json) -> Table:
     """Before and after, on the same evaluation seeds."""
-    table = Table("", "before", "after", box=None, pad_edge=False, padding=(0, 2))
-    before, after = job["losses"].get("initial") or {}, job["losses"].get("best") or {}
-    for part in ("outer", "train", "valid", "test"):
-        table.add_row(f"  {part}", number(before.get(part)), number(after.get(part)))
+    found = {"before": "initial", "after search": "searched", "after": "best"}
+    columns = {title: job["losses"][name] or {} for title, name in found.items() if name in job["losses"]}
+    table = Table("", *columns, box=None, pad_edge=False, padding=(0, 2))
+    measures = {name: None for one in columns.values() for name in one.get("measures", {})}
+    for part in ("outer", "train", "valid", "test", *measures):
+        row = [one.get(part, one.get("measures", {}).get(part)) for one in columns.values()]
+        if any(value is not None for value in row):
+            table.add_row(f"  {part.replace('_', ' ')}", *map(number, row))
     return table
 
 
@@ -95,9 +99,15 @@ def outcome(job: Json) -> list[Table | str]:
     """What to print when a job has ended."""
     if job["state"] != "succeeded":
         return []
+    done, kind = job["progress"]["meta_iteration"], job["spec"]["kind"]
+    if kind == "hypergradient":
+        head = f"{done} hypergradients with respect to {job['num_hyperparameters']} hyperparameters."
+    elif kind == "scan":
+        head = f"{done} values of {job['spec']['scan']['hyperparameter']} visited."
+    else:
+        head = f"Learned {job['num_hyperparameters']} hyperparameters in {done} meta-iterations."
     return [
-        f"Learned {job['num_hyperparameters']} hyperparameters in {job['progress']['meta_iteration']} "
-        f"meta-iterations. Mean losses over {job['spec']['meta']['evaluation_seeds']} evaluation seeds:",
+        f"{head} Mean losses over {job['spec']['meta']['evaluation_seeds']} evaluation seeds:",
         losses_table(job),
         certificate_line(job["certificate"]),
     ]
@@ -109,15 +119,24 @@ def presets_table(presets: Iterable[Json]) -> Table:
         "preset", "data", "hyperparameters learned", "steps", "meta-iterations", box=None, pad_edge=False
     )
     for preset in presets:
-        learned = [name for name, one in preset["hyperparameters"].items() if one["learn"]]
+        learned = [name for name, one in preset["hyperparameters"].items() if one and one["learn"]]
         table.add_row(
             preset["name"],
-            preset["problem"]["dataset"]["name"],
+            preset["problem"].get("dataset", {}).get("name", ""),
             ", ".join(learned),
             str(preset["training"]["num_steps"]),
-            str(preset["meta"]["num_iterations"]),
+            _iterations(preset),
         )
     return table
+
+
+def _iterations(preset: Json) -> str:
+    if preset["kind"] == "scan":
+        scan = preset["scan"]
+        return f"{len(scan['values'] or ()) or scan['num']} points"
+    if preset["kind"] == "hypergradient":
+        return f"{preset['seeds']['count']} seeds"
+    return str(preset["meta"]["num_iterations"])
 
 
 def failure(job: Json) -> str:

@@ -1,4 +1,4 @@
-"""`retrograd download`: what a job has learned, as a file."""
+"""`retrograd download` and `retrograd figures`: what a job has learned, as files."""
 
 from __future__ import annotations
 
@@ -33,3 +33,30 @@ def download(
         job_id = find_job(client, job)
         path = client.download(job_id, output or Path(f"{job_id}.{format}"), iteration, format)
     out.print(f"Saved {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
+
+
+class Picture(StrEnum):
+    """Of a figure."""
+
+    png = "png"
+    svg = "svg"
+
+
+def figures(
+    job: Job = "latest",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: .]")] = None,
+    format: Annotated[Picture, typer.Option(help="png or svg.")] = Picture.png,
+    folder: Folder = None,
+) -> None:
+    """Save all figures of a job's results."""
+    target = output or Path()
+    with connect(folder) as client:
+        job_id = find_job(client, job)
+        known = client.figures(job_id)
+        target.mkdir(parents=True, exist_ok=True)
+        for figure in known:
+            path = target / f"{job_id[:8]}-{figure['name']}.{format}"
+            path.write_bytes(client.figure(job_id, figure["name"], format))
+            out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
+    if not known:
+        out.print("There is nothing to draw of this job yet.")

@@ -58,7 +58,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "unlike any field": (
         {"meta.xyzzy": 1},
         ["meta", "xyzzy"],
-        "unknown field; remove it, or use one of: evaluation_seeds",
+        "unknown field; remove it, or use one of: clip, evaluation_seeds",
     ),
     "missing section": ({"training": ...}, ["training"], "required; add it"),
     "missing field": ({"training.num_steps": ...}, ["training", "num_steps"], "required; add it"),
@@ -87,7 +87,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "unknown optimizer": (
         {"training.optimizer": "adamm"},
         ["training", "optimizer"],
-        "must be 'sgd', not 'adamm'",
+        "'adam' or 'adamw', not 'adamm'",
     ),
     "no iterations": ({"meta.num_iterations": 0}, ["meta", "num_iterations"], "greater than 0"),
     "infinite step": ({"meta.step_size": math.inf}, ["meta", "step_size"], "finite number"),
@@ -124,7 +124,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "learned momentum of zero": (
         {"hyperparameters.momentum.initial": 0},
         ["hyperparameters", "momentum"],
-        "start a learned momentum inside (0, 1)",
+        "start a learned decay inside (0, 1)",
     ),
     "log of zero": (
         {"hyperparameters.step_size.initial": 0},
@@ -170,6 +170,93 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
         {"problem.model": {"kind": "mlp", "hidden": []}},
         ["problem", "model", "hidden"],
         "at least 1 item",
+    ),
+    "unknown problem": (
+        {"problem.kind": "regression"},
+        ["problem", "kind"],
+        "unknown kind 'regression'; must be one of: classifier, multitask, toy",
+    ),
+    "hyperparameter of another optimizer": (
+        {"hyperparameters.b1": {"initial": 0.9}},
+        [],
+        "hyperparameters.b1 is read neither by sgd nor by a classifier problem; leave it out",
+    ),
+    "hyperparameter of another problem": (
+        {"hyperparameters.task_mixing": {"learn": True}},
+        [],
+        "hyperparameters.task_mixing is read neither by sgd",
+    ),
+    "inputs of a data set": ({"hyperparameters.inputs": {"learn": True}}, [], "set problem.synthetic_examples"),
+    "two ways to begin": (
+        {"hyperparameters.initial_weights": {"learn": True}, "hyperparameters.init_scale": {"initial": 0.1}},
+        [],
+        "init_scale has no effect beside initial_weights",
+    ),
+    "more than all labels corrupted": (
+        {f"{DATASET}.corrupted": 1.5},
+        ["problem", "dataset", "corrupted"],
+        "less than or equal to 1",
+    ),
+    "a scan of nothing": ({"kind": "scan"}, [], "kind 'scan' and the part `scan` belong together"),
+    "a scan two ways": (
+        {"kind": "scan", "scan": {"hyperparameter": "step_size", "values": [1.0], "num": 3}},
+        ["scan"],
+        "give either values, or start, stop and num",
+    ),
+    "half a grid": (
+        {"kind": "scan", "scan": {"hyperparameter": "step_size", "start": 1.0}},
+        ["scan"],
+        "give either values, or start, stop and num",
+    ),
+    "a scan of what is fixed": (
+        {"kind": "scan", "scan": {"hyperparameter": "l2", "values": [0.1]}},
+        [],
+        "scan.hyperparameter l2 is not differentiated; set its learn to true",
+    ),
+    "a scan beyond the domain": (
+        {"kind": "scan", "scan": {"hyperparameter": "momentum", "values": [0.5, 1.0]}},
+        [],
+        "scan.values: momentum cannot be 1; give values inside (0, 1)",
+    ),
+    "a search of what is fixed": (
+        {"meta.warm_start": {"trials": 3, "search": {"l2": {"low": 0.1, "high": 1.0}}}},
+        [],
+        "meta.warm_start.search: l2 is not learned",
+    ),
+    "a search backwards": (
+        {"meta.warm_start": {"trials": 3, "search": {"step_size": {"low": 1.0, "high": 0.1}}}},
+        ["meta", "warm_start", "search", "step_size"],
+        "low 1 is not below high 0.1",
+    ),
+    "a search beyond the domain": (
+        {"meta.warm_start": {"trials": 3, "search": {"step_size": {"low": 0.0, "high": 0.1}}}},
+        [],
+        "meta.warm_start.search: step_size cannot be 0; give values above 0",
+    ),
+    "momentum of Adam": ({"meta.momentum": 0.9}, ["meta"], "momentum is an option of sgd"),
+    "corrupted labels that nothing trains on": (
+        {f"{DATASET}.corrupted": 0.5, "problem.synthetic_examples": 100},
+        [],
+        "spoils labels that nothing trains on",
+    ),
+    "a search before no descent": (
+        {
+            "kind": "hypergradient",
+            "meta.warm_start": {"trials": 3, "search": {"step_size": {"low": 0.1, "high": 1}}},
+        },
+        [],
+        "hypergradient jobs have none",
+    ),
+    "one seed for many": ({"kind": "hypergradient", "training.seed": 3}, [], "set it to 'fresh'"),
+    "made-up examples without end": (
+        {"problem.synthetic_examples": 1_000_000, "training.batch_size": 10},
+        ["hyperparameters", "inputs"],
+        "64000000 values, more than 10000000",
+    ),
+    "a path of many weights": (
+        {"diagnostics": {"every": 1, "path": True}},
+        [],
+        "only the toy problem has few enough",
     ),
     "name too long": ({"name": "x" * 201}, ["name"], "at most 200 characters"),
     "name with NUL": ({"name": "a\0b"}, ["name"], "NUL"),

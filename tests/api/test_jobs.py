@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import select, text
 
 from core import presets
-from core.records import Losses
+from core.records import Evaluation, Losses, Trial
 from core.store import jobs, keys, leases
 from core.store.models import Job, WakeUp
 from tests.api.problems import assert_problem
 from tests.builders import claim, document, record, values
 
-LOSSES = Losses(1.0, 2.0, math.nan, 4.0)
+FOUND = Evaluation(Losses(1.0, 2.0, math.nan, 4.0), {"test_accuracy": 0.5})
 
 
 @pytest.fixture
@@ -28,14 +28,22 @@ def work(sessions, job, *, iterations=2, finish=True):
     """Do what a worker does."""
     lease = claim(sessions, UUID(job["id"]))
     with sessions.begin() as session:
-        leases.save_start(session, lease, values(0), LOSSES, {"device": "cpu: test", "versions": {"jax": "0"}})
+        leases.save_start(
+            session, lease, values(0), {"initial": FOUND}, {"device": "cpu: test", "versions": {"jax": "0"}}
+        )
         for number in range(iterations):
             leases.save_iteration(
                 session, lease, record(number, outer=math.nan if number else 3.0, best=0, best_loss=3.0)
             )
         if finish:
-            losses = {"initial": LOSSES, "best": LOSSES, "last": None}
-            leases.succeed(session, lease, best_iteration=1, losses=losses, provenance={"device": "cpu: test"})
+            leases.succeed(
+                session,
+                lease,
+                best_iteration=1,
+                evaluations={"initial": FOUND, "best": FOUND, "last": None},
+                arrays={"learning_curve.initial": np.arange(3.0), "learning_curve.best": np.arange(3.0) / 2},
+                provenance={"device": "cpu: test"},
+            )
     return lease
 
 
@@ -121,7 +129,8 @@ def test_a_running_job_shows_how_far_it_is(client, sessions, job):
     assert (found["state"], found["attempt"], found["device"]) == ("running", 1, "cpu: test")
     assert found["progress"] == {"meta_iteration": 2, "of": 4, "eta_seconds": pytest.approx(4.0)}
     assert (found["latest_outer_loss"], found["best_outer_loss"], found["best_iteration"]) == (None, 3.0, 0)
-    assert found["losses"] == {"initial": {"outer": 1.0, "train": 2.0, "valid": None, "test": 4.0}}
+    losses = {"outer": 1.0, "train": 2.0, "valid": None, "test": 4.0, "measures": {"test_accuracy": 0.5}}
+    assert found["losses"] == {"initial": losses}
     cancelled = client.post(f"/v1/jobs/{job['id']}/cancel").json()
     assert (cancelled["state"], cancelled["cancel_requested"]) == ("running", True)
 
@@ -206,7 +215,7 @@ def test_the_result_as_numpy_arrays(client, sessions, job):
     answer = client.get(f"/v1/jobs/{job['id']}/hyperparameters?format=npz&iteration=last")
     assert answer.headers["Content-Disposition"].endswith('-last.npz"')
     with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
-        assert set(arrays) == {"document", "momentum", "step_size"}
+        assert {name for name in arrays if "/" not in name} == {"document", "momentum", "step_size"}
         np.testing.assert_array_equal(arrays["step_size"], np.exp(values(2)["step_size"]))
         assert '"iteration": 2' in str(arrays["document"])
 
@@ -238,7 +247,7 @@ def test_values_that_overflow_are_null(client, sessions, job):
     lease = claim(sessions, UUID(job["id"]))
     with sessions.begin() as session:
         start = {"step_size": np.array([[1e6, 0.0]] * 10), "momentum": np.array(math.nan)}
-        leases.save_start(session, lease, start, LOSSES, {})
+        leases.save_start(session, lease, start, {"initial": FOUND}, {})
     found = client.get(f"/v1/jobs/{job['id']}/hyperparameters?iteration=0").json()["hyperparameters"]
     assert found["step_size"]["values"] == [[None, 1.0]] * 10
     assert found["momentum"]["values"] is None
@@ -290,3 +299,41 @@ def test_a_job_deleted_meanwhile_is_not_found(client, sessions, project, job):
         jobs.cancel(session, project, UUID(job["id"]))
         jobs.remove(session, project, UUID(job["id"]))
     assert_problem(client.get(f"/v1/jobs/{job['id']}/hyperparameters"), 404, "unknown_job")
+
+
+def test_figures_are_listed_and_drawn(client, sessions, job):
+    assert client.get(f"/v1/jobs/{job['id']}/figures").json() == {"data": []}
+    work(sessions, job)
+    listed = client.get(f"/v1/jobs/{job['id']}/figures").json()["data"]
+    assert [one["name"] for one in listed] == ["learning_curves", "losses", "schedules"]
+    for one in listed:
+        png, svg = client.get(one["png"]), client.get(one["svg"])
+        assert (png.headers["content-type"], png.content[:4]) == ("image/png", b"\x89PNG")
+        assert svg.headers["content-type"].startswith("image/svg+xml")
+        assert b"<svg" in svg.content
+
+
+def test_a_figure_that_there_is_not_is_told_the_others(client, sessions, job):
+    work(sessions, job)
+    problem = assert_problem(client.get(f"/v1/jobs/{job['id']}/figures/inputs.png"), 404, "unknown_figure")
+    assert "learning_curves, losses, schedules" in problem["detail"]
+    for path in ("losses.gif", "../secret.png", "UPPER.png"):
+        assert client.get(f"/v1/jobs/{job['id']}/figures/{path}").status_code == 404
+
+
+def test_trials_are_listed_with_natural_values(client, sessions, job):
+    lease = claim(sessions, UUID(job["id"]))
+    with sessions.begin() as session:
+        leases.save_trial(session, lease, Trial(0, {"step_size": 0.0, "momentum": 0.0}, 0.7))
+        leases.save_trial(session, lease, Trial(1, {"step_size": 1.0, "momentum": 0.0}, None))
+    found = client.get(f"/v1/jobs/{job['id']}/trials").json()["data"]
+    assert found[0] == {"number": 0, "values": {"step_size": 1.0, "momentum": 0.5}, "outer_loss": 0.7}
+    assert found[1]["outer_loss"] is None
+
+
+def test_what_was_measured_is_downloaded_beside_the_values(client, sessions, job):
+    work(sessions, job)
+    document = client.get(f"/v1/jobs/{job['id']}/hyperparameters").json()
+    assert document["measured"]["learning_curve.best"] == {"shape": [3], "values": [0.0, 0.5, 1.0]}
+    arrays = np.load(io.BytesIO(client.get(f"/v1/jobs/{job['id']}/hyperparameters?format=npz").content))
+    np.testing.assert_array_equal(arrays["measured/learning_curve.initial"], [0, 1, 2])

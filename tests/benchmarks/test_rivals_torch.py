@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.yardstick import KEY, yardstick
+from benchmarks.yardstick import DECAY, KEY, yardstick
 from core.engines import hypergradient, unrolled
 
 rivals_torch = pytest.importorskip(
@@ -33,12 +33,14 @@ def learned(optimizer):
 def in_torch(case):
     """The same task and hyperparameters; and what the derivatives of natural values are to be multiplied by."""
     natural = {name: np.exp(case.hyper[name]) for name in ("step_size", "init_scale")}
-    natural["momentum"] = 1 / (1 + np.exp(-case.hyper["momentum"]))
+    decay = DECAY[case.optimizer.name]
+    natural["momentum"] = 1 / (1 + np.exp(-case.hyper[decay]))
     weights = jax.tree.leaves(case.problem.init(case.hyper, KEY))
     noise = [np.asarray(one) / scale for one, scale in zip(weights, natural["init_scale"], strict=True)]
     (examples,) = case.problem.outer_loss.args
     task = rivals_torch.task_of(np.array(examples.inputs), np.array(examples.labels), noise)
     slopes = natural | {"momentum": natural["momentum"] * (1 - natural["momentum"])}
+    slopes = {decay if name == "momentum" else name: slope for name, slope in slopes.items()}
     return task, rivals_torch.leaves_of(**natural), slopes
 
 
@@ -51,9 +53,8 @@ def test_rivals_agree_with_the_unrolled_engine(library, optimizer):
     assert float(outcome.value) == pytest.approx(float(oracle.value), rel=1e-5)
     for name, slope in slopes.items():
         expected = np.asarray(oracle.gradient[name])
-        error = np.linalg.norm(getattr(outcome.gradient, name).numpy() * slope - expected) / np.linalg.norm(
-            expected
-        )
+        found = getattr(outcome.gradient, "momentum" if name == "b1" else name).numpy() * slope
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         print(library, optimizer, name, error)
         assert error < TOLERANCE[optimizer], name
 
@@ -61,7 +62,7 @@ def test_rivals_agree_with_the_unrolled_engine(library, optimizer):
 def test_adam_of_higher_agrees_where_its_corrections_do(monkeypatch):
     monkeypatch.setattr(rivals_torch, "EPSILON", 0.0)  # it adds ε elsewhere
     case = learned("adam")
-    case.hyper["momentum"] = np.full_like(case.hyper["momentum"], 2.0)  # it corrects by β1ᵗ, not Πβ1
+    case.hyper["b1"] = np.full_like(case.hyper["b1"], 2.0)  # it corrects by β1ᵗ, not Πβ1
     task, hyper, _ = in_torch(case)
     reference = rivals_torch.by_torchopt(task, hyper, "adam")
     outcome = rivals_torch.by_higher(task, hyper, "adam")
@@ -76,7 +77,8 @@ def test_adam_of_higher_agrees_where_its_corrections_do(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_plain_training_ends_where_the_engines_do(optimizer):
     case = learned(optimizer)
-    case.hyper["momentum"] = np.full_like(case.hyper["momentum"], 2.0)  # PyTorch's Adam, too, corrects by β1ᵗ
+    decay = DECAY[optimizer]
+    case.hyper[decay] = np.full_like(case.hyper[decay], 2.0)  # PyTorch's Adam, too, corrects by β1ᵗ
     task, hyper, _ = in_torch(case)
     oracle = hypergradient(**case.arguments(), engine=unrolled())
     found = float(rivals_torch.plain_training(task, hyper, optimizer))

@@ -46,7 +46,7 @@ def spec_on(name, train=20, valid=10, test=10):
 
 def test_digits_are_what_they_are_said_to_be():
     info = datasets.describe("digits")
-    data = datasets.load(spec_on("digits", 1000, 400, 397))
+    data = datasets.load(spec_on("digits", 1000, 400, 397).problem.dataset)
     assert (info.num_examples, info.num_features) == (1797, 64)
     assert data.train.inputs.shape == (1000, 64)
     assert set(data.train.labels) == set(range(info.num_classes))
@@ -57,7 +57,7 @@ def test_a_split_is_disjoint_and_always_the_same(folder):
     images = np.arange(40).reshape(40, 1, 1)  # each image tells its number
     write_idx(folder / "mine" / "x-images-idx3-ubyte", images)
     write_idx(folder / "mine" / "x-labels-idx1-ubyte", np.zeros(40))
-    first, again = datasets.load(spec_on("mine")), datasets.load(spec_on("mine"))
+    first, again = datasets.load(spec_on("mine").problem.dataset), datasets.load(spec_on("mine").problem.dataset)
     seen = [round(float(pixel[0] - first.train.inputs.min()) * 255) for part in first[:3] for pixel in part.inputs]
     assert len(set(seen)) == 40
     np.testing.assert_array_equal(first.test.inputs, again.test.inputs)
@@ -67,22 +67,22 @@ def test_a_split_is_disjoint_and_always_the_same(folder):
 def test_idx_files_are_read_and_pairs_joined(folder, suffix):
     write_dataset(folder, "train", 50, suffix)
     write_dataset(folder, "t10k", 30, suffix)
-    assert datasets.describe("mine") == datasets.DatasetInfo("mine", 80, 16, 10)
+    assert datasets.describe("mine") == datasets.DatasetInfo("mine", 80, 16, 10, square=True)
     assert datasets.available() == ["digits", "mine"]
-    assert datasets.load(spec_on("mine")).train.inputs.shape == (20, 16)
+    assert datasets.load(spec_on("mine").problem.dataset).train.inputs.shape == (20, 16)
 
 
 def test_an_unknown_name_is_told_the_known_ones(folder):
     with pytest.raises(UnknownDataset, match="'other'; known: digits"):
         datasets.describe("other")
     with pytest.raises(InvalidSpec) as caught:
-        datasets.describe_for(spec_on("other"))
+        datasets.describe_for(spec_on("other").problem.dataset)
     assert caught.value.errors[0][0] == ("problem", "dataset", "name")
 
 
 def test_a_split_larger_than_the_data_names_the_field():
     with pytest.raises(InvalidSpec, match=r"problem.dataset.split: .*1798.*1797 examples; lower"):
-        datasets.describe_for(spec_on("digits", 1000, 400, 398))
+        datasets.describe_for(spec_on("digits", 1000, 400, 398).problem.dataset)
 
 
 def damage_magic(path):
@@ -106,7 +106,7 @@ def test_damaged_files_are_refused_by_name(folder, damage):
     write_dataset(folder)
     damage(folder / "mine" / "train-images-idx3-ubyte")
     with pytest.raises((InvalidDataset, InvalidSpec), match="train-images-idx3-ubyte"):
-        datasets.load(spec_on("mine"))
+        datasets.load(spec_on("mine").problem.dataset)
 
 
 def test_a_damaged_gzip_is_refused(folder):
@@ -114,7 +114,7 @@ def test_a_damaged_gzip_is_refused(folder):
     path = folder / "mine" / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InvalidDataset, match="cannot read"):
-        datasets.load(spec_on("mine"))
+        datasets.load(spec_on("mine").problem.dataset)
 
 
 def test_counts_that_disagree_are_refused(folder):
@@ -128,7 +128,7 @@ def test_labels_beyond_nine_are_refused(folder):
     write_dataset(folder)
     write_idx(folder / "mine" / "train-labels-idx1-ubyte", np.full(50, 11))
     with pytest.raises(InvalidDataset, match="label 11"):
-        datasets.load(spec_on("mine"))
+        datasets.load(spec_on("mine").problem.dataset)
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the MNIST files are not here")
@@ -136,7 +136,7 @@ def test_real_mnist_is_read(monkeypatch):
     monkeypatch.setenv("RETROGRAD_DATA", str(SHARED))
     get_settings.cache_clear()
     try:
-        data = datasets.load(presets.get("learning-rate-schedules"))
+        data = datasets.load(presets.get("learning-rate-schedules").problem.dataset)
     finally:
         get_settings.cache_clear()
     assert data.train.inputs.shape == (6000, 784)

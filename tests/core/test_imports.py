@@ -2,7 +2,7 @@ import core
 
 
 def test_import_core_loads_no_jax(run_python):
-    program = "import core, core.spec, core.store, core.datasets, core.records, sys; print('jax' in sys.modules)"
+    program = "import core, core.spec, core.store, core.datasets, core.records, core.shapes, core.figures, sys; print('jax' in sys.modules)"
     assert run_python(program) == "False\n"
 
 

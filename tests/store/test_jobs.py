@@ -30,7 +30,7 @@ def end(sessions, project, job_id, state):
         if state == State.FAILED:
             leases.fail(session, lease, "diverged", "it did", {"step": 3, "largest": float("nan")})
         else:
-            leases.succeed(session, lease, best_iteration=0, losses={}, provenance={})
+            leases.succeed(session, lease, best_iteration=0, evaluations={}, arrays={}, provenance={})
 
 
 def test_a_new_job_is_queued_with_its_wake_up(sessions, project):

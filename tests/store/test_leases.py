@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from core.records import Losses
-from core.store import iterations, jobs, learned, leases
+from core.records import Evaluation, Losses, Trial
+from core.store import iterations, jobs, learned, leases, measured
 from core.store.errors import Fenced, NothingLearned, Pruned, UnknownIteration
 from core.store.leases import Lease
 from core.store.models import Job, MetaIteration, State, WakeUp
 from tests.builders import claim, create, read, record, values
 
-LOSSES = Losses(1.0, 2.0, 3.0, math.nan)
+FOUND = Evaluation(Losses(1.0, 2.0, 3.0, math.nan), {"test_accuracy": 0.5})
 
 
 @pytest.fixture
@@ -60,9 +60,12 @@ def test_a_job_that_does_not_wait_is_not_claimed(sessions, job_id):
 
 WRITES = {
     "renew": lambda session, lease: leases.renew(session, lease, 60),
-    "save_start": lambda session, lease: leases.save_start(session, lease, values(0), LOSSES, {}),
+    "save_start": lambda session, lease: leases.save_start(session, lease, values(0), {"initial": FOUND}, {}),
     "save_iteration": lambda session, lease: leases.save_iteration(session, lease, record(0)),
-    "succeed": lambda session, lease: leases.succeed(session, lease, best_iteration=0, losses={}, provenance={}),
+    "succeed": lambda session, lease: leases.succeed(
+        session, lease, best_iteration=0, evaluations={}, arrays={}, provenance={}
+    ),
+    "save_trial": lambda session, lease: leases.save_trial(session, lease, Trial(0, {}, 1.0)),
     "fail": lambda session, lease: leases.fail(session, lease, "code", "message", {}),
     "cancelled": leases.cancelled,
     "requeue": leases.requeue,
@@ -95,7 +98,9 @@ def test_a_worker_whose_epoch_has_passed_writes_nothing(sessions, project, job_i
 def test_saving_twice_is_saving_once(sessions, project, job_id):
     lease = claim(sessions, job_id)
     for _ in range(2):  # a commit whose answer was lost is tried again
-        write(sessions, leases.save_start, lease, values(0), LOSSES, {"device": "cpu"})
+        write(
+            sessions, leases.save_start, lease, values(0), {"initial": FOUND, "searched": None}, {"device": "cpu"}
+        )
         write(sessions, leases.save_iteration, lease, record(0, best=0, best_loss=1.0))
     with sessions() as session:
         assert len(session.scalars(select(MetaIteration)).all()) == 1
@@ -105,13 +110,15 @@ def test_saving_twice_is_saving_once(sessions, project, job_id):
 
 def test_what_is_saved_is_what_a_later_attempt_goes_on_from(sessions, project, job_id):
     lease = claim(sessions, job_id)
-    assert write(sessions, leases.work, lease).initial is None
-    write(sessions, leases.save_start, lease, values(0), LOSSES, {"device": "cpu"})
+    assert write(sessions, leases.work, lease).starts == {}
+    write(sessions, leases.save_start, lease, values(0), {"initial": FOUND, "searched": None}, {"device": "cpu"})
     saved = record(0, best=0, best_loss=1.0)
     write(sessions, leases.save_iteration, lease, saved)
     work = write(sessions, leases.work, lease)
-    assert work.initial[:3] == LOSSES[:3]
-    assert math.isnan(work.initial.test)
+    assert work.starts["initial"].losses[:3] == FOUND.losses[:3]
+    assert math.isnan(work.starts["initial"].losses.test)
+    assert work.starts["initial"].measures == FOUND.measures
+    assert work.starts["searched"] is None
     assert (work.checkpoint.iteration, work.checkpoint.best_iteration) == (1, 0)
     assert (work.checkpoint.best_outer_loss, work.checkpoint.first_norm) == (1.0, 0.1)
     for name, array in saved.checkpoint.values.items():
@@ -143,7 +150,7 @@ def test_every_iteration_is_kept_while_they_fit(sessions, project, job_id):
     lease = claim(sessions, job_id)
     for number in range(3):
         write(sessions, leases.save_iteration, lease, record(number, best=0, best_loss=1.0))
-    write(sessions, leases.save_start, lease, values(0), LOSSES, {})
+    write(sessions, leases.save_start, lease, values(0), {"initial": FOUND}, {})
     for which, iteration in (("best", 0), ("last", 3), (2, 2), (0, 0)):
         found = learned_at(sessions, project, job_id, which)
         assert found.iteration == iteration
@@ -155,7 +162,7 @@ def test_every_iteration_is_kept_while_they_fit(sessions, project, job_id):
 def test_otherwise_initial_best_and_last_are_kept(sessions, project):
     job_id = create(sessions, project, max_snapshot_bytes=21 * 8 * 5 - 1)
     lease = claim(sessions, job_id)
-    write(sessions, leases.save_start, lease, values(0), LOSSES, {})
+    write(sessions, leases.save_start, lease, values(0), {"initial": FOUND}, {})
     for number in range(4):
         best = min(number, 2)
         write(sessions, leases.save_iteration, lease, record(number, best=best, best_loss=1.0 - best / 10))
@@ -181,14 +188,31 @@ def test_success_points_to_the_best(sessions, project, job_id):
         leases.succeed,
         lease,
         best_iteration=1,
-        losses={"initial": LOSSES, "best": LOSSES, "last": None},
+        evaluations={"initial": FOUND, "best": FOUND, "last": None},
+        arrays={"learning_curve.best": np.arange(3.0)},
         provenance={"device": "cpu"},
     )
     job = read(sessions, project, job_id)
     assert (job.state, job.lease_expires_at, job.best_iteration) == (State.SUCCEEDED, None, 1)
-    assert job.losses["best"] == {"outer": 1.0, "train": 2.0, "valid": 3.0, "test": None}
+    assert job.losses["best"] == {
+        "outer": 1.0,
+        "train": 2.0,
+        "valid": 3.0,
+        "test": None,
+        "measures": {"test_accuracy": 0.5},
+    }
     assert job.losses["last"] is None
     assert learned_at(sessions, project, job_id, "best").iteration == 1
+    with sessions() as session:
+        assert measured.read(session, job_id)["learning_curve.best"].tolist() == [0, 1, 2]
+
+
+def test_trials_are_kept_in_order_and_once(sessions, job_id):
+    lease = claim(sessions, job_id)
+    kept = [Trial(0, {"step_size": -0.1}, 0.5), Trial(1, {"step_size": 1 / 3}, None)]
+    for trial in (*kept, kept[0]._replace(outer_loss=9.0)):
+        assert not write(sessions, leases.save_trial, lease, trial)
+    assert write(sessions, leases.work, lease).trials == kept
 
 
 def test_a_job_given_back_is_not_charged(sessions, project, job_id):

@@ -38,7 +38,7 @@ def raised_by(check):
 
 
 def finish(session, lease):
-    leases.succeed(session, lease, best_iteration=0, losses={}, provenance={})
+    leases.succeed(session, lease, best_iteration=0, evaluations={}, arrays={}, provenance={})
 
 
 def test_nothing_to_hold(sessions, quick, job_id):

@@ -1,0 +1,95 @@
+"""Figures of a job, drawn when they are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Response
+from sqlalchemy.orm import Session
+
+from api.deps import ProjectDep, SessionDep
+from api.schemas import FigureList, FigureSummary
+from core.hyperparameters import Group, layouts_of
+from core.spec import JobSpec
+from core.store import iterations, jobs, learned, measured, trials
+from core.store.models import Job
+
+if TYPE_CHECKING:
+    from core.figures import JobData
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
+
+
+@router.get("/{job_id}/figures", summary="List figures")
+def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> FigureList:
+    """What can be drawn of the job as far as it has come."""
+    from core import figures  # Matplotlib takes half a second to import; only where figures are asked for
+
+    data = _data(session, jobs.get(session, project, job_id))
+    return FigureList(
+        data=[
+            FigureSummary(
+                name=name,
+                title=figures.FIGURES[name].title,
+                png=f"/v1/jobs/{job_id}/figures/{name}.png",
+                svg=f"/v1/jobs/{job_id}/figures/{name}.svg",
+            )
+            for name in figures.names(data)
+        ]
+    )
+
+
+@router.get(
+    "/{job_id}/figures/{name}.{form}",
+    summary="Draw a figure",
+    response_class=Response,
+    responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
+)
+def draw_figure(
+    job_id: UUID,
+    name: Annotated[str, Path(pattern=r"^[a-z_]{1,40}$")],
+    form: Literal["png", "svg"],
+    project: ProjectDep,
+    session: SessionDep,
+) -> Response:
+    """A figure of the job's results so far."""
+    from core import figures
+
+    job = jobs.get(session, project, job_id)
+    content = figures.draw(_data(session, job), name, form)
+    return Response(content, media_type=_MEDIA[form])
+
+
+def _data(session: Session, job: Job) -> JobData:
+    from core.figures.data import OVER_TIME, JobData, Row
+
+    spec = JobSpec.model_validate(job.spec)
+    groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
+    values = learned.values_over_time(session, job.id, OVER_TIME)
+    if job.best_iteration is not None:
+        values[job.best_iteration] = learned.values_at(session, job.id, job.best_iteration)
+    rows = tuple(
+        Row(
+            row.iteration,
+            row.outer_loss,
+            row.train_loss,
+            row.valid_loss,
+            row.test_loss,
+            row.certificate,
+            row.diagnostics or {},
+        )
+        for row in iterations.page(session, job.id, after=None, limit=spec.num_iterations)
+    )
+    return JobData(
+        spec=spec,
+        groups=groups,
+        layouts=layouts_of(spec, groups),
+        rows=rows,
+        values=values,
+        best=job.best_iteration,
+        measured=measured.read(session, job.id),
+        trials=tuple(trials.read(session, job.id)),
+    )

@@ -1,0 +1,167 @@
+"""Figures of what was measured: losses, hypergradients, chaos, memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from core.figures.canvas import COLOURS, blank, legend
+from core.figures.data import JobData
+
+
+def has_losses(data: JobData) -> bool:
+    return data.spec.kind == "learn" and len(data.rows) > 0
+
+
+def losses(data: JobData) -> Figure:
+    """Meta-learning curve: what overfits shows where train, valid and test part."""
+    figure, axes = blank()
+    iterations = [row.iteration for row in data.rows]
+    for part in ("train", "valid", "test"):
+        curve = np.array([getattr(row, part) for row in data.rows], float)
+        if np.isfinite(curve).any():
+            axes[0, 0].plot(iterations, curve, label=part)
+    axes[0, 0].set(xlabel="meta-iteration", ylabel="loss after training")
+    axes[0, 0].set_ylim(bottom=min(0, axes[0, 0].get_ylim()[0]))
+    legend(axes[0, 0])
+    return figure
+
+
+def has_learning_curves(data: JobData) -> bool:
+    return "learning_curve.initial" in data.measured
+
+
+def learning_curves(data: JobData) -> Figure:
+    """Inner loss in every step of training, before and after."""
+    figure, axes = blank()
+    for which in ("initial", "best"):
+        axes[0, 0].plot(data.measured[f"learning_curve.{which}"], label=f"{which} hyperparameters")
+    axes[0, 0].set(xlabel="step", ylabel="inner loss")
+    legend(axes[0, 0])
+    return figure
+
+
+def has_search(data: JobData) -> bool:
+    return len(data.trials) > 0
+
+
+def search(data: JobData) -> Figure:
+    """Trials of the search before the descent, and the best so far."""
+    figure, axes = blank()
+    found = np.array([np.nan if trial.outer_loss is None else trial.outer_loss for trial in data.trials])
+    axes[0, 0].plot(found, "o", markersize=3, label="trial")
+    axes[0, 0].plot(np.fmin.accumulate(found), label="best so far")
+    axes[0, 0].set(xlabel="trial", ylabel="outer loss", yscale="log")
+    legend(axes[0, 0])
+    return figure
+
+
+def _over_time(data: JobData) -> list[str]:
+    return [
+        name
+        for name, layout in data.layouts.items()
+        if f"hypergradient.{name}.mean" in data.measured and "step" in layout.axes
+    ]
+
+
+def has_hypergradients(data: JobData) -> bool:
+    return bool(_over_time(data))
+
+
+def hypergradients(data: JobData) -> Figure:
+    """Mean hypergradient of each schedule over training, with the standard error over seeds (figure 5)."""
+    names = _over_time(data)
+    figure, axes = blank(len(names), 1, height=3, sharex=True)
+    for one, name in zip(axes[:, 0], names, strict=True):
+        mean = data.measured[f"hypergradient.{name}.mean"]
+        error = data.measured[f"hypergradient.{name}.standard_deviation"] / np.sqrt(data.spec.seeds.count)
+        columns = mean.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
+        errors = error.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
+        for number, (column, spread) in enumerate(zip(columns, errors, strict=True)):
+            colour = COLOURS[number % len(COLOURS)]
+            one.plot(column, color=colour, label=f"layer {number + 1}, weights")
+            one.fill_between(
+                range(len(column)), column - spread, column + spread, color=colour, alpha=0.2, linewidth=0
+            )
+        one.set_ylabel(f"d outer loss / d {_learned_as(data, name)}")
+    axes[-1, 0].set_xlabel("step")
+    legend(axes[0, 0])
+    return figure
+
+
+def has_scan(data: JobData) -> bool:
+    return data.spec.scan is not None and len(data.rows) > 1
+
+
+def scan(data: JobData) -> Figure:
+    """Loss and its derivative along the scanned hyperparameter (figure 11)."""
+    assert data.spec.scan is not None  # noqa: S101 - for the type checker
+    name = data.spec.scan.hyperparameter
+    points = np.array([row.diagnostics["scan"]["value"] for row in data.rows])
+    derivatives = np.array(
+        [np.nan if (one := row.diagnostics["scan"]["derivative"]) is None else one for row in data.rows]
+    )
+    figure, axes = blank(2, 1, height=2.6, sharex=True)
+    axes[0, 0].plot(points, [row.outer for row in data.rows], linewidth=1)
+    axes[0, 0].set(ylabel="outer loss", yscale="log")
+    axes[1, 0].plot(points, derivatives, linewidth=1)
+    axes[1, 0].set_yscale("symlog", linthresh=float(np.nanmedian(np.abs(derivatives))) or 1.0)
+    axes[1, 0].axhline(0, color="black", linewidth=0.6)
+    axes[1, 0].set(xlabel=_learned_as(data, name), ylabel="derivative")
+    return figure
+
+
+def has_stored_bits(data: JobData) -> bool:
+    return data.spec.scan is not None and data.spec.scan.hyperparameter == "momentum" and len(data.rows) > 0
+
+
+def stored_bits(data: JobData) -> Figure:
+    """What running backward has to store, beside the least possible."""
+    figure, axes = blank()
+    layout = data.layouts["momentum"]
+    decays = np.array([float(layout.natural(row.diagnostics["scan"]["value"])) for row in data.rows])
+    stored = [row.certificate.get("stored_bits_per_param_step") for row in data.rows]
+    curve = np.linspace(decays.min(), decays.max(), 200)
+    axes[0, 0].plot(curve, -np.log2(curve), label="log₂(1/γ)")
+    axes[0, 0].plot(decays, stored, "o", label="stored")
+    axes[0, 0].set(xlabel="momentum decay γ", ylabel="bits per parameter and step")
+    legend(axes[0, 0])
+    return figure
+
+
+def has_naive_reversal(data: JobData) -> bool:
+    return bool(data.diagnosed("naive_reversal"))
+
+
+def naive_reversal(data: JobData) -> Figure:
+    """How far reversal in ordinary floats strays; the exact one misses by 0 bits."""
+    figure, axes = blank()
+    _, found = data.diagnosed("naive_reversal")[-1]
+    distances = np.array([np.nan if one is None else one for one in found["distances"]], float)
+    missed = data.rows[-1].certificate.get("mismatched_bits")
+    axes[0, 0].plot(found["steps"], np.where(distances > 0, distances, np.nan), label="ordinary floats")
+    axes[0, 0].set(xlabel="step that is recovered", ylabel="‖w recovered − w‖ / ‖w‖", yscale="log")
+    axes[0, 0].set_title(f"exact reversal: {missed} bits of the start differ", fontsize=9)
+    axes[0, 0].invert_xaxis()
+    return figure
+
+
+def has_adjoint_growth(data: JobData) -> bool:
+    return bool(data.diagnosed("adjoint_growth"))
+
+
+def adjoint_growth(data: JobData) -> Figure:
+    """Norm of the outer loss's derivative on its way back through training."""
+    figure, axes = blank()
+    for iteration, found in data.diagnosed("adjoint_growth")[-8:]:
+        norms = [np.nan if one is None else one for one in found["norms"]]
+        axes[0, 0].plot(found["steps"], norms, label=f"meta-iteration {iteration}")
+    axes[0, 0].set(xlabel="step", ylabel="norm of the adjoint of the weights", yscale="log")
+    legend(axes[0, 0])
+    return figure
+
+
+def _learned_as(data: JobData, name: str) -> str:
+    transform = data.layouts[name].transform
+    spoken = name.replace("_", " ")
+    return spoken if transform == "identity" else f"{transform} {spoken}"

@@ -1,0 +1,32 @@
+"""What a specification's inner problem is made of, from the headers of its data alone. Loads no JAX."""
+
+from __future__ import annotations
+
+from core import alphabets, datasets
+from core.errors import InvalidSpec
+from core.hyperparameters import Group, groups_of
+from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
+
+
+def groups_for(spec: JobSpec) -> tuple[Group, ...]:
+    """Parameter groups of the spec's inner problem.
+
+    Raises:
+        InvalidSpec: a data set is missing, damaged, or smaller than asked for.
+    """
+    match spec.problem:
+        case ClassifierProblem(dataset=dataset):
+            info = datasets.describe_for(dataset)
+            if spec.hyperparameters.augmentation is not None and not info.square:
+                raise InvalidSpec(
+                    (
+                        ("hyperparameters", "augmentation"),
+                        f"the images of {dataset.name} are not square; leave it out",
+                    )
+                )
+            return groups_of(spec.problem, info.num_features, info.num_classes)
+        case MultitaskProblem(dataset=dataset):
+            alphabets.check(dataset)
+            return groups_of(spec.problem, alphabets.SIDE**2, alphabets.OUTPUTS)
+        case _:
+            return groups_of(spec.problem, 0, 0)

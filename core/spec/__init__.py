@@ -1,0 +1,288 @@
+"""JobSpec: a meta-optimization job as data. Everything that decides a job's result stands in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from core.spec.base import Int, Part
+from core.spec.hyperparameters import (
+    L2,
+    Augmentation,
+    Decay,
+    ExampleWeights,
+    Hyperparameter,
+    Hyperparameters,
+    InitialWeights,
+    InitScale,
+    Inputs,
+    Labels,
+    Positive,
+    Scheduled,
+    StepSize,
+    TaskMixing,
+)
+from core.spec.meta import Diagnostics, Meta, Safeguard, Scan, Seeds, WarmStart
+from core.spec.problems import (
+    MLP,
+    Alphabets,
+    ClassifierProblem,
+    Dataset,
+    LogisticRegression,
+    MultitaskProblem,
+    Problem,
+    Split,
+    ToyProblem,
+)
+
+MAX_STEPS = 1_000_000
+MAX_PATH_STEPS = 10_000
+
+_EPSILON = Positive(initial=1e-8)
+OPTIMIZERS: dict[str, dict[str, Scheduled]] = {
+    "sgd": {"step_size": StepSize(), "momentum": Decay(initial=0.9)},
+    "heavy_ball": {"step_size": StepSize(), "momentum": Decay(initial=0.9)},
+    "nesterov": {"step_size": StepSize(), "momentum": Decay(initial=0.9)},
+    "rmsprop": {
+        "step_size": StepSize(),
+        "decay": Decay(initial=0.99),
+        "momentum": Decay(initial=0.9),
+        "epsilon": _EPSILON,
+    },
+    "adam": {
+        "step_size": StepSize(),
+        "b1": Decay(initial=0.9),
+        "b2": Decay(initial=0.999),
+        "epsilon": _EPSILON,
+    },
+}
+"""Each inner optimizer's hyperparameters, with what they are unless given."""
+OPTIMIZERS["adamw"] = OPTIMIZERS["adam"] | {"weight_decay": Positive(initial=0.01)}
+
+_OF_PROBLEM: dict[str, dict[str, Hyperparameter]] = {
+    "classifier": {"init_scale": InitScale(), "l2": L2()},
+    "multitask": {"init_scale": InitScale(), "l2": L2(), "task_mixing": TaskMixing(sharing=(0.0,))},
+    "toy": {},
+}
+_ALSO_OF_PROBLEM = {
+    "classifier": {"inputs", "labels", "example_weights", "augmentation", "initial_weights"},
+    "multitask": {"initial_weights"},
+    "toy": set(),
+}
+
+
+_DOMAINS = {"log": "above 0", "logit": "inside (0, 1)"}
+
+
+def _completed(given: Hyperparameter, default: Hyperparameter | None) -> Hyperparameter:
+    """With the optimizer's own start where the specification leaves it out."""
+    if isinstance(given, Scheduled) and isinstance(default, Scheduled) and "initial" not in given.model_fields_set:
+        return given.model_copy(update={"initial": default.initial})
+    return given
+
+
+class Training(Part):
+    """One training run of the inner problem."""
+
+    optimizer: Literal["sgd", "heavy_ball", "nesterov", "rmsprop", "adam", "adamw"] = Field(
+        "sgd", description="sgd: SGD with momentum, v ← γv − (1−γ)g, w ← w + αv"
+    )
+    num_steps: Int = Field(gt=0, le=MAX_STEPS, description="steps T of one training run")
+    batch_size: Int | None = Field(
+        None, gt=0, description="examples per step, taken in order and cycled; all of them unless given"
+    )
+    seed: Literal["fresh"] | Annotated[Int, Field(ge=0, lt=2**31)] = Field(
+        "fresh",
+        description="fresh: new initial weights in every meta-iteration; a number: the same every time",
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="in which gradients are computed")
+
+
+class JobSpec(Part):
+    """A meta-optimization job."""
+
+    name: str = Field("", max_length=200)
+    kind: Literal["learn", "hypergradient", "scan"] = Field(
+        "learn",
+        description="learn: descend on the outer loss; hypergradient: its mean and spread over seeds, at the start; "
+        "scan: loss and derivative along one hyperparameter",
+    )
+    problem: Problem
+    training: Training
+    hyperparameters: Hyperparameters
+    meta: Meta = Meta()
+    seeds: Seeds = Field(Seeds(), description="of jobs of the kind hypergradient")
+    scan: Scan | None = Field(None, description="of jobs of the kind scan")
+    engine: Literal["auto", "reversible", "unrolled"] = "auto"
+    diagnostics: Diagnostics = Diagnostics()
+
+    @property
+    def used(self) -> dict[str, Hyperparameter]:
+        """All hyperparameters that training depends on, given or not, by name, in a fixed order."""
+        problem, given = self.problem.kind, self.hyperparameters.given
+        defaults: dict[str, Hyperparameter] = {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[problem]}
+        if isinstance(self.problem, ClassifierProblem) and self.problem.synthetic_examples is not None:
+            defaults["inputs"] = Inputs()
+        if "initial_weights" in given:
+            del defaults["init_scale"]
+        return defaults | {name: _completed(one, defaults.get(name)) for name, one in given.items()}
+
+    @property
+    def num_iterations(self) -> int:
+        """Records that the job yields, unless a rule ends it earlier."""
+        if self.kind == "hypergradient":
+            return self.seeds.count
+        return self.meta.num_iterations if self.scan is None else self.scan.num_points
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> JobSpec:
+        problem, size = self.problem, self.training.batch_size
+        if not isinstance(problem, ClassifierProblem):
+            if size is not None:
+                raise ValueError(
+                    f"training.batch_size: every step of a {problem.kind} problem takes all data; leave it out"
+                )
+        elif size is not None and size > problem.num_training_examples:
+            where = "synthetic_examples" if problem.synthetic_examples is not None else "dataset.split.train"
+            raise ValueError(
+                f"training.batch_size {size} exceeds problem.{where} {problem.num_training_examples}; "
+                "lower the batch size or train on more examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hyperparameters_fit(self) -> JobSpec:
+        optimizer, problem, given = self.training.optimizer, self.problem, self.hyperparameters.given
+        known = {*OPTIMIZERS[optimizer], *_OF_PROBLEM[problem.kind], *_ALSO_OF_PROBLEM[problem.kind]}
+        for name in given:
+            if name not in known:
+                raise ValueError(
+                    f"hyperparameters.{name} is read neither by {optimizer} nor by a {problem.kind} problem; leave it "
+                    f"out. There are {', '.join(sorted(known))}"
+                )
+        if "initial_weights" in given and "init_scale" in given:
+            raise ValueError(
+                "hyperparameters.init_scale has no effect beside initial_weights, whose scale says where they start; "
+                "leave one of the two out"
+            )
+        if "inputs" in given and isinstance(problem, ClassifierProblem) and problem.synthetic_examples is None:
+            raise ValueError(
+                "hyperparameters.inputs are the inputs of made-up examples; set problem.synthetic_examples to how many"
+            )
+        if isinstance(problem, ClassifierProblem) and problem.synthetic_examples and problem.dataset.corrupted:
+            raise ValueError(
+                "problem.dataset.corrupted spoils labels that nothing trains on beside problem.synthetic_examples; "
+                "leave one of the two out"
+            )
+        if "augmentation" in given and isinstance(problem, ClassifierProblem) and problem.synthetic_examples:
+            raise ValueError(
+                "hyperparameters.augmentation moves images of a data set; leave it out beside synthetic_examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_mixing_fits(self) -> JobSpec:
+        mixing = self.hyperparameters.task_mixing
+        if isinstance(self.problem, MultitaskProblem) and mixing is not None:
+            layers = len(self.problem.model.hidden) + 1
+            if len(mixing.sharing) not in (1, layers):
+                raise ValueError(
+                    f"hyperparameters.task_mixing.sharing has {len(mixing.sharing)} values for {layers} layers; "
+                    "give one for all or one for each"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> JobSpec:
+        if self.diagnostics.path and self.problem.kind != "toy":
+            raise ValueError(
+                "diagnostics.path keeps all weights of every step; only the toy problem has few enough"
+            )
+        if self.diagnostics.path and self.training.num_steps > MAX_PATH_STEPS:
+            raise ValueError(f"diagnostics.path keeps {MAX_PATH_STEPS} steps at most; lower training.num_steps")
+        if self.kind != "learn" and self.meta.warm_start is not None:
+            raise ValueError(
+                f"meta.warm_start comes before a descent, and {self.kind} jobs have none; leave it out"
+            )
+        if self.kind == "hypergradient" and self.meta.seeds_per_iteration > 1:
+            raise ValueError("meta.seeds_per_iteration must be 1 here: seeds.count says over how many seeds")
+        if self.kind == "hypergradient" and self.seeds.count > 1 and self.training.seed != "fresh":
+            raise ValueError(
+                "training.seed is the same for all of seeds.count; set it to 'fresh', or seeds.count to 1"
+            )
+        if (self.kind == "scan") != (self.scan is not None):
+            raise ValueError("kind 'scan' and the part `scan` belong together; give both or neither")
+        if self.scan is not None:
+            self._one_value_of("scan.hyperparameter", self.scan.hyperparameter)
+            if not self.used[self.scan.hyperparameter].learn:
+                raise ValueError(
+                    f"scan.hyperparameter {self.scan.hyperparameter} is not differentiated; set its learn to true"
+                )
+            self._in_domain("scan.values", self.scan.hyperparameter, self.scan.values or ())
+        for name, interval in self.meta.warm_start.search.items() if self.meta.warm_start is not None else ():
+            self._one_value_of("meta.warm_start.search", name)
+            if not self.used[name].learn:
+                raise ValueError(
+                    f"meta.warm_start.search: {name} is not learned; set its learn to true or drop it"
+                )
+            self._in_domain("meta.warm_start.search", name, (interval.low, interval.high))
+        return self
+
+    def _in_domain(self, where: str, name: str, values: tuple[float, ...]) -> None:
+        transform = self.used[name].transform
+        for value in values:
+            if transform != "identity" and value <= 0:
+                raise ValueError(f"{where}: {name} cannot be {value:g}; give values {_DOMAINS[transform]}")
+            if transform == "logit" and value >= 1:
+                raise ValueError(f"{where}: {name} cannot be {value:g}; give values {_DOMAINS[transform]}")
+
+    def _one_value_of(self, where: str, name: str) -> None:
+        if name not in self.used:
+            raise ValueError(
+                f"{where}: {name} is not a hyperparameter of this job; there are {', '.join(self.used)}"
+            )
+
+    def sha256(self) -> str:
+        """Digest of the canonical JSON of everything but the name."""
+        document = self.model_dump(mode="json", exclude={"name"})
+        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+__all__ = [
+    "L2",
+    "MAX_STEPS",
+    "MLP",
+    "OPTIMIZERS",
+    "Alphabets",
+    "Augmentation",
+    "ClassifierProblem",
+    "Dataset",
+    "Decay",
+    "Diagnostics",
+    "ExampleWeights",
+    "Hyperparameter",
+    "Hyperparameters",
+    "InitScale",
+    "InitialWeights",
+    "Inputs",
+    "JobSpec",
+    "Labels",
+    "LogisticRegression",
+    "Meta",
+    "MultitaskProblem",
+    "Positive",
+    "Problem",
+    "Safeguard",
+    "Scan",
+    "Scheduled",
+    "Seeds",
+    "Split",
+    "StepSize",
+    "TaskMixing",
+    "ToyProblem",
+    "Training",
+    "WarmStart",
+]

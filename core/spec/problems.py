@@ -1,0 +1,136 @@
+"""Inner problems: what is trained, on which data, and what the outer problem asks of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from core.spec.base import Bool, Float, Int, Part
+
+MAX_WIDTH = 8192
+MAX_EXAMPLES = 1_000_000
+
+DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+OuterLoss = Annotated[
+    Literal["train", "valid"],
+    Field(description="mean cross-entropy of the trained model over the whole of this part"),
+]
+
+
+class Split(Part):
+    """Examples in each part, drawn without overlap by a fixed shuffle of the data set."""
+
+    train: Int = Field(gt=0, description="examples that the inner problem trains on")
+    valid: Int = Field(gt=0, description="examples of the validation loss")
+    test: Int = Field(gt=0, description="examples that nothing is fitted to")
+
+    @property
+    def total(self) -> int:
+        """Examples needed in all."""
+        return self.train + self.valid + self.test
+
+
+class Dataset(Part):
+    """Which data, and how it is divided."""
+
+    name: DatasetName = Field(description="digits, or a folder of the data folder")
+    split: Split
+    corrupted: Float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the training labels that are replaced by another class, by a fixed draw: data to clean",
+    )
+
+
+class LogisticRegression(Part):
+    """One affine layer and a log-softmax."""
+
+    kind: Literal["logistic_regression"]
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """No hidden layers."""
+        return ()
+
+
+class MLP(Part):
+    """Affine layers with an activation between them, ending in a log-softmax."""
+
+    kind: Literal["mlp"]
+    hidden: tuple[Annotated[Int, Field(gt=0, le=MAX_WIDTH)], ...] = Field(min_length=1, max_length=8)
+    activation: Literal["tanh", "relu"] = "tanh"
+
+
+Model = Annotated[LogisticRegression | MLP, Field(discriminator="kind")]
+
+
+class ClassifierProblem(Part):
+    """Fit a classifier."""
+
+    kind: Literal["classifier"]
+    dataset: Dataset
+    model: Model
+    outer_loss: OuterLoss = "valid"
+    synthetic_examples: Int | None = Field(
+        None,
+        gt=0,
+        le=MAX_EXAMPLES,
+        description="train on this many made-up examples in place of the training part, labelled with the classes in "
+        "turn; their inputs are the hyperparameter `inputs`",
+    )
+
+    @property
+    def num_training_examples(self) -> int:
+        """What the inner problem trains on."""
+        return self.dataset.split.train if self.synthetic_examples is None else self.synthetic_examples
+
+
+class Alphabets(Part):
+    """Omniglot alphabets, a task each, and how the drawings of every character are divided."""
+
+    name: DatasetName = Field(
+        "omniglot", description="a folder of the data folder that holds Omniglot's zip files"
+    )
+    alphabets: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_().-]{1,64}$")], ...] = Field(
+        ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"), min_length=1, max_length=50
+    )
+    rotated: Bool = Field(True, description="take each alphabet a second time, turned by 90°, as another task")
+    train: Int = Field(12, gt=1, le=18, description="drawings of a character to train on, those held out included")
+    valid: Int = Field(2, gt=0, le=17, description="of these, held out for the outer loss, drawn anew each time")
+    test: Int = Field(3, gt=0, le=18, description="drawings of a character that nothing is fitted to")
+
+    @model_validator(mode="after")
+    def _drawers_suffice(self) -> Alphabets:
+        if self.train + self.test > 20:
+            raise ValueError(
+                f"train + test is {self.train + self.test}, but 20 people drew each character; lower them"
+            )
+        if self.valid >= self.train:
+            raise ValueError(f"valid {self.valid} leaves none of train {self.train} to train on; lower valid")
+        return self
+
+    @property
+    def num_tasks(self) -> int:
+        """One network for each."""
+        return len(self.alphabets) * (2 if self.rotated else 1)
+
+
+class MultitaskProblem(Part):
+    """A network of one shape for each alphabet, trained together; `task_mixing` says how much they share."""
+
+    kind: Literal["multitask"]
+    dataset: Alphabets = Alphabets()
+    model: Model
+    outer_loss: OuterLoss = "valid"
+
+
+class ToyProblem(Part):
+    """Two weights in a valley: small enough to draw. Training, validation and test loss are the same."""
+
+    kind: Literal["toy"]
+    start: tuple[Float, Float] = Field((1.4, 3.9), description="weights before the first step")
+
+
+Problem = Annotated[ClassifierProblem | MultitaskProblem | ToyProblem, Field(discriminator="kind")]

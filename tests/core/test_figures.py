@@ -1,0 +1,145 @@
+"""Figures drawn from the results of real, small jobs."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import figures
+from core.errors import UnknownFigure
+from core.figures import JobData, Row
+from core.figures.valley import valley as in_numpy
+from core.learning import Learner
+from core.problems.toy import valley as in_jax
+from core.spec import JobSpec
+from tests.core.test_problems import classifier, multitask, omniglot, toy  # noqa: F401 - a fixture
+
+SCHEDULES = {"step_size": {"learn": True, "per": ["step", "group"], "initial": 0.3}, "momentum": {"initial": 0.5}}
+
+
+def results_of(document):
+    """What the store would hold of the job once it has ended."""
+    spec = JobSpec.model_validate(document)
+    learner = Learner.from_spec(spec)
+    trials = list(learner.search([]))
+    records = list(learner.run(start=learner.start(trials)))
+    last = records[-1].checkpoint
+    values = {record.iteration: record.values for record in records} | {last.iteration: last.values}
+    return JobData(
+        spec=spec,
+        groups=learner.groups,
+        layouts=learner.layouts,
+        rows=tuple(
+            Row(one.iteration, *one.losses, one.certificate, json.loads(json.dumps(one.diagnostics or {})))
+            for one in records
+        ),
+        values=values,
+        best=last.iteration,
+        measured=learner.arrays(last, last.values),
+        trials=tuple(trials),
+    )
+
+
+def of_kind(kind, **parts):
+    document = classifier({}) | {"kind": kind} | parts
+    document["hyperparameters"] = SCHEDULES | parts.get("hyperparameters", {})
+    return document
+
+
+JOBS = {
+    "schedules": (
+        of_kind(
+            "learn",
+            meta={
+                "num_iterations": 2,
+                "evaluation_seeds": 1,
+                "warm_start": {"trials": 3, "search": {"step_size": {"low": 0.1, "high": 1.0}}},
+            },
+            hyperparameters={"init_scale": {"learn": True, "per": ["group"]}},
+            diagnostics={"every": 1, "adjoint_growth": True},
+        ),
+        {"losses", "learning_curves", "schedules", "init_scales", "search", "adjoint_growth"},
+    ),
+    "penalties": (
+        classifier({"l2": {"learn": True, "per": ["weight"], "initial": 0.01}}),
+        {"losses", "learning_curves", "penalties"},
+    ),
+    "inputs": (
+        classifier({"inputs": {"learn": True}, "labels": {"learn": True}}, synthetic_examples=20),
+        {"losses", "learning_curves", "inputs", "labels"},
+    ),
+    "example weights": (
+        classifier({"example_weights": {"learn": True}}),
+        {"losses", "learning_curves", "example_weights"},
+    ),
+    "augmentation": (
+        classifier({"augmentation": {"learn": True}, "initial_weights": {"learn": True}}),
+        {"losses", "learning_curves", "augmentation", "initial_weights"},
+    ),
+    "task mixing": (multitask({"task_mixing": {"learn": True}}), {"losses", "learning_curves", "task_mixing"}),
+    "toy": (toy(), {"losses", "learning_curves", "schedules", "path"}),
+    "hypergradient": (
+        of_kind("hypergradient", seeds={"count": 3}, diagnostics={"every": 1, "naive_reversal": True}),
+        {"hypergradients", "naive_reversal"},
+    ),
+    "scan": (
+        of_kind("scan", scan={"hyperparameter": "step_size", "values": [0.1, 1e12, 0.3]}),
+        {"scan"},
+    ),
+    "memory": (
+        of_kind(
+            "scan",
+            hyperparameters={"momentum": {"learn": True, "initial": 0.5}},
+            scan={"hyperparameter": "momentum", "values": [0.5, 0.9]},
+        ),
+        {"scan", "stored_bits"},
+    ),
+}
+
+
+FAST = {"penalties", "toy", "hypergradient", "scan"}
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [pytest.param(*job, id=name, marks=[] if name in FAST else [pytest.mark.slow]) for name, job in JOBS.items()],
+)
+def test_a_job_has_the_figures_of_what_it_did(document, expected, omniglot):  # noqa: F811
+    data = results_of(document)
+    assert set(figures.names(data)) == expected
+    for name in expected:
+        picture = Image.open(BytesIO(figures.draw(data, name, "png"))).convert("L")
+        shades = np.asarray(picture)
+        assert min(picture.size) > 200
+        assert shades.std() > 5, f"{name} is blank"
+        assert b"<svg" in figures.draw(data, name, "svg")
+
+
+def test_every_figure_is_drawn_by_some_job():
+    assert set().union(*(expected for _, expected in JOBS.values())) == set(figures.FIGURES)
+
+
+def test_the_same_results_give_the_same_bytes():
+    data = results_of(JOBS["example weights"][0])
+    for form in ("png", "svg"):
+        assert figures.draw(data, "losses", form) == figures.draw(data, "losses", form)
+
+
+def test_a_figure_that_there_is_not_is_told_the_others():
+    data = results_of(JOBS["example weights"][0])
+    with pytest.raises(
+        UnknownFigure, match="'schedules' of this job; there are: example_weights, learning_curves"
+    ):
+        figures.draw(data, "schedules", "png")
+
+
+def test_the_valley_that_is_drawn_is_the_one_that_is_descended():
+    x, y = np.meshgrid(np.linspace(-3, 5, 20), np.linspace(-3, 5, 20))
+    expected = np.vectorize(lambda a, b: float(in_jax(np.array([a, b]))))(x, y)
+    np.testing.assert_allclose(in_numpy(x, y), expected, rtol=1e-12)
+
+
+def test_figures_have_titles():
+    assert all(drawing.title.endswith(".") for drawing in figures.FIGURES.values())
