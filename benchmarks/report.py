@@ -119,7 +119,7 @@ def _planner_row(row: dict[str, Any]) -> list[str]:
         f"{row['predicted_seconds']:.2f}",
         f"{row['seconds']:.2f}",
         f"{row['seconds_off']:+.0%}",
-        _megabytes(row["predicted_device_bytes"] + row["predicted_host_bytes"]),
+        _megabytes(row["predicted_bytes"]),
         _megabytes(row["peak_rise_bytes"]),
         f"{row['bytes_off']:+.0%}",
         row["remark"],
