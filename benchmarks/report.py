@@ -96,7 +96,7 @@ def _scaling_row(row: dict[str, Any]) -> list[str]:
         str(row["parameters"]),
         f"{row['seconds'][PLAIN]:.3f}",
         *(_or_nothing(ratio.get(name), "{:.2f}") for name in (REVERSIBLE, SQRT, RECURSIVE)),
-        *(_megabytes(memory[name]) for name in (REVERSIBLE, SQRT, RECURSIVE, SCAN)),
+        *(_megabytes(memory.get(name)) for name in (REVERSIBLE, SQRT, RECURSIVE, SCAN)),
         f"{row['stored_bits_per_param_step'] / row['bound_bits_per_param_step']:.3f}",
         str(row["mismatched_bits"]),
     ]
