@@ -2,14 +2,16 @@
 
     python -m benchmarks.planner
 
-Seconds are the median of three calls after a first one. Memory is the rise of resident memory during a call, which on
-a CPU is device and host memory in one; so predictions are added up too.
+Seconds are the median of three calls after a first one. Memory is the rise of resident memory during a call, in a
+process of its own for each engine; on a CPU it is device and host memory in one, so the prediction is of both at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import RESULTS, clock, peak_rise, write
+from benchmarks.measure import RESULTS, clock, peak_rise, printed_by, write
 from benchmarks.yardstick import Case, yardstick
-from core.engines import Problem, hypergradient, plan
+from core.engines import Engine, Problem, hypergradient, plan
 from core.engines.planner import Prediction, all_engines
 
 REPEATS = 3
@@ -57,37 +59,46 @@ def problems() -> dict[str, Case]:
     }
 
 
-def compare(case: Case) -> list[dict[str, Any]]:
+def compare(name: str, case: Case) -> list[dict[str, Any]]:
     """Every engine's prediction, and its measurement."""
-    engines = all_engines(case.hyper, case.steps)
-    planned = plan(**case.arguments(), engines=engines)
-    return [row(case, prediction) for prediction in planned.predictions]
+    planned = plan(**case.arguments(), engines=all_engines(case.hyper, case.steps))
+    return [row(name, case, prediction) for prediction in planned.predictions]
 
 
-def row(case: Case, prediction: Prediction) -> dict[str, Any]:
+def row(name: str, case: Case, prediction: Prediction) -> dict[str, Any]:
     """One engine."""
-
-    def call() -> Any:
-        return hypergradient(**case.arguments(), engine=prediction.engine)[:3]
-
+    call = call_of(case, prediction.engine)
     try:
         clock(call)
     except Exception as error:
         return {"engine": prediction.name, "remark": f"{type(error).__name__}: {error}"}
     seconds = statistics.median(clock(call) for _ in range(REPEATS))
-    taken = statistics.median(peak_rise(call) for _ in range(REPEATS))
-    foretold = prediction.memory.device_bytes + prediction.memory.host_bytes
+    taken = printed_by("benchmarks.planner", "--rise", name, prediction.name)
+    foretold = prediction.memory.at_once_bytes
     return {
         "engine": prediction.name,
         "predicted_seconds": prediction.seconds,
         "seconds": seconds,
         "predicted_device_bytes": prediction.memory.device_bytes,
         "predicted_host_bytes": prediction.memory.host_bytes,
+        "predicted_bytes": foretold,
         "peak_rise_bytes": taken,
         "seconds_off": prediction.seconds / seconds - 1,
         "bytes_off": foretold / taken - 1,
         "remark": prediction.remark,
     }
+
+
+def call_of(case: Case, engine: Engine) -> Callable[[], Any]:
+    """A hypergradient by this engine."""
+    return lambda: hypergradient(**case.arguments(), engine=engine)[:3]
+
+
+def rise(case: Case, name: str) -> int:
+    """Bytes by which resident memory peaks during a call of the engine with this name."""
+    call = call_of(case, next(engine for engine in all_engines(case.hyper, case.steps) if engine.name == name))
+    clock(call)
+    return int(statistics.median(peak_rise(call) for _ in range(REPEATS)))
 
 
 def show(found: dict[str, list[dict[str, Any]]]) -> None:
@@ -100,13 +111,12 @@ def show(found: dict[str, list[dict[str, Any]]]) -> None:
             if "seconds" not in one:
                 table.add_row(one["engine"], *[""] * 6, one["remark"][:60])
                 continue
-            foretold = one["predicted_device_bytes"] + one["predicted_host_bytes"]
             table.add_row(
                 one["engine"],
                 f"{one['predicted_seconds']:.2f}",
                 f"{one['seconds']:.2f}",
                 f"{one['seconds_off']:+.0%}",
-                f"{foretold / 1e6:.1f}",
+                f"{one['predicted_bytes'] / 1e6:.1f}",
                 f"{one['peak_rise_bytes'] / 1e6:.1f}",
                 f"{one['bytes_off']:+.0%}",
                 one["remark"][:60],
@@ -118,8 +128,15 @@ def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=RESULTS / "planner.json")
+    parser.add_argument(
+        "--rise", nargs=2, metavar=("PROBLEM", "ENGINE"), help="only print what memory rises by, as JSON"
+    )
     arguments = parser.parse_args()
-    found = {name: compare(case) for name, case in problems().items()}
+    if arguments.rise is not None:
+        problem, engine = arguments.rise
+        print(json.dumps(rise(problems()[problem], engine)))
+        return
+    found = {name: compare(name, case) for name, case in problems().items()}
     show(found)
     write(arguments.json, found)
 

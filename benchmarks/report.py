@@ -96,7 +96,7 @@ def _scaling_row(row: dict[str, Any]) -> list[str]:
         str(row["parameters"]),
         f"{row['seconds'][PLAIN]:.3f}",
         *(_or_nothing(ratio.get(name), "{:.2f}") for name in (REVERSIBLE, SQRT, RECURSIVE)),
-        *(_megabytes(memory[name]) for name in (REVERSIBLE, SQRT, RECURSIVE, SCAN)),
+        *(_megabytes(memory.get(name)) for name in (REVERSIBLE, SQRT, RECURSIVE, SCAN)),
         f"{row['stored_bits_per_param_step'] / row['bound_bits_per_param_step']:.3f}",
         str(row["mismatched_bits"]),
     ]
@@ -119,7 +119,7 @@ def _planner_row(row: dict[str, Any]) -> list[str]:
         f"{row['predicted_seconds']:.2f}",
         f"{row['seconds']:.2f}",
         f"{row['seconds_off']:+.0%}",
-        _megabytes(row["predicted_device_bytes"] + row["predicted_host_bytes"]),
+        _megabytes(row["predicted_bytes"]),
         _megabytes(row["peak_rise_bytes"]),
         f"{row['bytes_off']:+.0%}",
         row["remark"],

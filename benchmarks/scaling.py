@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling
 
-One thing is varied at a time from the yardstick (`benchmarks.yardstick`). Seconds are medians of three rounds; memory
-is XLA's own analysis of each program, none of which is run for it.
+One thing is varied at a time from the yardstick (`benchmarks.yardstick`). Seconds are medians of three rounds (one,
+where training is long); memory is XLA's own analysis of each program, none of which is run for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import RESULTS, in_rounds, medians, ratios, write
+from benchmarks.measure import RESULTS, clock, in_rounds, medians, ratios, write
 from benchmarks.rivals import ENGINES, RECURSIVE, SCAN, SQRT, call, compile_rival, working_bytes
 from benchmarks.yardstick import KEY, Case, plain_training, yardstick
 from core.engines import hypergradient, reversible
@@ -31,15 +31,18 @@ TIMED_UP_TO = 1000  # steps at which checkpointing is timed too
 
 def measure(what: str, value: float, case: Case) -> dict[str, Any]:
     """One row."""
-    programs = {name: compile_rival(name, case) for name in ENGINES}
+    # neither rivals' time nor their memory depends on momentum
+    programs = {name: compile_rival(name, case) for name in ENGINES} if what != "momentum" else {}
     methods = {
         PLAIN: plain_training(case),
         REVERSIBLE: lambda: hypergradient(**case.arguments(), engine=reversible()),
     }
     certificate = methods[REVERSIBLE]().certificate
-    if case.steps <= TIMED_UP_TO and what != "momentum":  # on which their time does not depend
-        methods |= {name: call(programs[name], case) for name in (SQRT, RECURSIVE)}
-    seconds = in_rounds(methods, REPEATS if case.steps <= TIMED_UP_TO else 1)
+    if case.steps <= TIMED_UP_TO:
+        methods |= {name: call(programs[name], case) for name in (SQRT, RECURSIVE) if name in programs}
+        seconds = in_rounds(methods, REPEATS)
+    else:  # minutes each, beside which the cost of a first call is small
+        seconds = {name: [clock(method)] for name, method in methods.items()}
     shapes = jax.eval_shape(case.problem.init, case.hyper, KEY)
     return {
         "varied": what,
@@ -104,7 +107,10 @@ def show(rows: list[dict[str, Any]]) -> None:
                 str(row["parameters"]),
                 f"{row['seconds'][PLAIN]:.3f}",
                 *(f"{ratio[name]:.2f}" if name in ratio else "" for name in (REVERSIBLE, SQRT, RECURSIVE)),
-                *(f"{row['working_bytes'][name] / 1e6:.1f}" for name in (REVERSIBLE, SQRT, RECURSIVE, SCAN)),
+                *(
+                    f"{row['working_bytes'][name] / 1e6:.1f}" if name in row["working_bytes"] else ""
+                    for name in (REVERSIBLE, SQRT, RECURSIVE, SCAN)
+                ),
                 f"{row['stored_bits_per_param_step']:.4f} / {row['bound_bits_per_param_step']:.4f}",
                 str(row["mismatched_bits"]),
             )

@@ -14,8 +14,9 @@ from core.reversal.optimizers import Optimizer
 class Memory(NamedTuple):
     """Bytes that a hypergradient needs while it is computed, beyond what is there before."""
 
-    device_bytes: int
-    host_bytes: int
+    device_bytes: int  # at most
+    host_bytes: int  # at most
+    at_once_bytes: int  # of both together, at most: less than their sum where one peaks while the other does not
 
 
 class Engine(Protocol):

@@ -64,7 +64,8 @@ class FloatEngine:
         """See `Engine`."""
         compiled = _run.lower(self, problem, hyper, key, optimizer, num_steps).compile()
         analysis: Any = compiled.memory_analysis()  # None on backends that do not analyse
-        return Memory(analysis.temp_size_in_bytes + analysis.output_size_in_bytes, 0)
+        on_device = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+        return Memory(on_device, 0, on_device)
 
     def shortened(self, num_steps: int, short: int) -> Engine:
         """See `Engine`."""

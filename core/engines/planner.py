@@ -116,10 +116,10 @@ def plan(
             memory = engine.memory(*run)
             seconds, remark = shorter.seconds(engine), ""
         except CoreError as error:
-            memory, seconds, remark = Memory(0, 0), float("nan"), str(error)
+            memory, seconds, remark = Memory(0, 0, 0), float("nan"), str(error)
         fits = not remark and memory.device_bytes <= device_budget and memory.host_bytes <= host_budget
         if jax.default_backend() == "cpu":  # the same memory
-            fits = fits and memory.device_bytes + memory.host_bytes <= max(device_budget, host_budget)
+            fits = fits and memory.at_once_bytes <= max(device_budget, host_budget)
         predictions.append(Prediction(engine, seconds, memory, fits, remark))
     predictions.sort(key=lambda one: (not one.fits, bool(one.remark), one.seconds))
     return EnginePlan(tuple(predictions), device_budget, host_budget)

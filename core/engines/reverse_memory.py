@@ -23,24 +23,34 @@ if TYPE_CHECKING:
 
 def memory_of(run: Reverse) -> Memory:
     """Bytes that a hypergradient needs at most, beyond its arguments."""
-    plans, state, adjoint = run.plans(), run.initial(), run.adjoint_at_rest()
+    state, adjoint = run.initial(), run.adjoint_at_rest()
     everywhere = size_in_bytes((run.course.schedule, run.course.drift, run.shapes, run.hyper))
-    if len(plans) > 1:
-        everywhere += 2 * size_in_bytes(state)  # what a stretch began with and what it ended in, for comparison
-    tape = _longest_tape(run, state, plans)
-    phases = [
-        _forward_bytes(run, state, {}),
+    untaped = _phases(run, state, adjoint, {})
+    on_disk = run.engine.spill_to is not None
+    stretches: list[tuple[int, int]] = []
+    plans = run.plans()
+    for number, plan in enumerate(plans):
+        tape = _longest_tape(run, state, plan)
+        phases = untaped + (_phases(run, state, adjoint, tape) if tape else [])
+        # what the stretch began with, and, but of the last one, what it must end in
+        held = 0 if len(plans) == 1 else size_in_bytes(state) * (1 if number == len(plans) - 1 else 2)
+        host = 0 if on_disk else plan.spilled_bytes + number * _integers_bytes(state)
+        stretches.append((everywhere + held + max(phases), host))
+    return Memory(
+        max(device for device, _ in stretches), max(host for _, host in stretches), max(map(sum, stretches))
+    )
+
+
+def _phases(run: Reverse, state: State, adjoint: Adjoint, tape: Tape) -> list[int]:
+    """Bytes on the device in each phase of going there and back, with this tape."""
+    taped = size_in_bytes(tape)
+    return [
+        taped + _forward_bytes(run, state, tape),
         size_in_bytes((state, adjoint)) + _outer_bytes(run),
-        _backward_bytes(run, state, adjoint, {}),
-        2 * size_in_bytes(state) + size_in_bytes(adjoint),  # comparing
+        2 * taped + _backward_bytes(run, state, adjoint, tape),  # being read, a tape exists twice
+        2 * size_in_bytes(state) + size_in_bytes(adjoint) + _largest_bytes(state),  # comparing
         size_in_bytes(adjoint) + _collect_bytes(run, adjoint),
     ]
-    if tape:
-        taped = size_in_bytes(tape)
-        phases.append(taped + _forward_bytes(run, state, tape))
-        phases.append(2 * taped + _backward_bytes(run, state, adjoint, tape))  # being read, it exists twice
-    host = max(plan.spilled_bytes for plan in plans) + (len(plans) - 1) * _integers_bytes(state)
-    return Memory(everywhere + max(phases), 0 if run.engine.spill_to is not None else host)
 
 
 def working_bytes(run: Reverse) -> int:
@@ -54,12 +64,16 @@ def size_in_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def _largest_bytes(tree: Any) -> int:
+    return max(map(size_in_bytes, jax.tree.leaves(tree)), default=0)
+
+
 def _integers_bytes(state: State) -> int:
     leaves = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "integers"))
     return sum(size_in_bytes(number.integers) for number in leaves)
 
 
-def _longest_tape(run: Reverse, state: State, plans: list[Plan]) -> Tape:
+def _longest_tape(run: Reverse, state: State, plan: Plan) -> Tape:
     """Shapes of the largest tape that a segment needs."""
 
     def tape(segment: Segment) -> Any:
@@ -70,8 +84,7 @@ def _longest_tape(run: Reverse, state: State, plans: list[Plan]) -> Tape:
             for place in segment.forgets
         }
 
-    segments = [segment for plan in plans for segment in plan.segments]
-    return max(map(tape, segments), key=size_in_bytes, default={})
+    return max(map(tape, plan.segments), key=size_in_bytes, default={})
 
 
 def _forward_bytes(run: Reverse, state: State, tape: Tape) -> int:

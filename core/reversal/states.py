@@ -158,18 +158,18 @@ def magnitudes(state: State) -> jax.Array:
 
 
 def mismatched_bits(left: State, right: State) -> dict[str, int]:
-    """Number of bits in which two fixed-point states differ, of each field and of each field's buffer."""
-    return {name: int(bits) for name, bits in jax.device_get(_differing_bits(left, right)).items()}
+    """Number of bits in which two fixed-point states differ, of each field and of each field's buffer.
 
-
-@jax.jit
-def _differing_bits(left: State, right: State) -> dict[str, jax.Array]:
-    counts: dict[str, jax.Array] = {}
-    nothing = jnp.zeros((), jnp.int64)
+    Arrays are compared one at a time, as XLA on CPU counts into an array of their size.
+    """
+    counts: dict[str, int] = {}
     for name, one, other in zip(left._fields, left, right, strict=True):
         for a, b in zip(numbers_of(one), numbers_of(other), strict=True):
-            counts[name] = counts.get(name, nothing) + differing_bits(a.integers, b.integers)
+            counts[name] = counts.get(name, 0) + int(_differing_bits(a.integers, b.integers))
             if a.buffer is not None and b.buffer is not None:
                 buffer = f"{name} buffer"
-                counts[buffer] = counts.get(buffer, nothing) + differing_bits(a.buffer, b.buffer)
+                counts[buffer] = counts.get(buffer, 0) + int(_differing_bits(a.buffer, b.buffer))
     return counts
+
+
+_differing_bits = jax.jit(differing_bits)
