@@ -215,7 +215,8 @@ class _Shorter:
             return briefly
         more = int(min(self.num_steps, max(3 * few, few * _PROBE_SECONDS / briefly)))
         longer = self._clock(engine, more)
-        a_step = max(longer - briefly, 0.0) / (more - few)  # what is left is spent once, whatever the length
+        # what is left is spent once, whatever the length; where the clock's noise hides the difference, nothing is
+        a_step = (longer - briefly) / (more - few) if longer > briefly else longer / more
         return longer + (self.num_steps - more) * a_step
 
     def _clock(self, engine: Engine, steps: int) -> float:

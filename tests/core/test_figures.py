@@ -99,7 +99,7 @@ JOBS = {
 }
 
 
-FAST = {"penalties", "toy", "hypergradient", "scan"}
+FAST = {"toy", "hypergradient", "scan"}
 
 
 @pytest.mark.parametrize(
