@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -23,6 +22,7 @@ def test_import_loads_nothing_heavy():
 
 
 def test_the_command_loads_no_numerics_and_no_server():
+    """So `retrograd --help` is quick; its seconds would depend on what else the machine does."""
     assert not loaded_after("import retrograd.cli") & {
         "jax",
         "numpy",
@@ -30,16 +30,10 @@ def test_the_command_loads_no_numerics_and_no_server():
         "uvicorn",
         "celery",
         "sqlalchemy",
+        "fastapi",
+        "matplotlib",
+        "optuna",
     }
-
-
-def test_help_is_quick():
-    def seconds() -> float:
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "retrograd", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - began
-
-    assert min(seconds() for _ in range(5)) < 0.5
 
 
 @pytest.mark.parametrize("name", core.__all__)
