@@ -10,9 +10,9 @@ from uuid import UUID
 
 import numpy as np
 
-from core.hyperparameters import UNITS, Group, Layout, layouts_of
+from core.hyperparameters import UNITS, Group, Layout
 from core.records import Values
-from core.spec import JobSpec
+from core.store import jobs
 from core.store.learned import Learned
 from core.store.models import Job
 
@@ -41,8 +41,7 @@ def result_of(
     measured: Values,
 ) -> Result:
     """The result document of a job after so many updates."""
-    groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
-    layouts = layouts_of(JobSpec.model_validate(job.spec), groups)
+    groups, layouts = jobs.layouts_for(job)
     with np.errstate(over="ignore"):  # a value that overflows is shown as null
         values = {name: np.asarray(layouts[name].natural(array)) for name, array in learned.values.items()}
     head = {

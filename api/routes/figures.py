@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
 from api.schemas import FigureList, FigureSummary
-from core.hyperparameters import Group, layouts_of
 from core.spec import JobSpec
 from core.store import iterations, jobs, learned, measured, trials
 from core.store.models import Job
@@ -67,7 +66,7 @@ def _data(session: Session, job: Job) -> JobData:
     from core.figures.data import OVER_TIME, JobData, Row
 
     spec = JobSpec.model_validate(job.spec)
-    groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
+    groups, layouts = jobs.layouts_for(job)
     values = learned.values_over_time(session, job.id, OVER_TIME)
     if job.best_iteration is not None:
         values[job.best_iteration] = learned.values_at(session, job.id, job.best_iteration)
@@ -86,7 +85,7 @@ def _data(session: Session, job: Job) -> JobData:
     return JobData(
         spec=spec,
         groups=groups,
-        layouts=layouts_of(spec, groups),
+        layouts=layouts,
         rows=rows,
         values=values,
         best=job.best_iteration,

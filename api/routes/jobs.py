@@ -124,8 +124,7 @@ def list_iterations(
 def list_trials(job_id: UUID, project: ProjectDep, session: SessionDep) -> TrialList:
     """Training runs that a warm start tried before the descent, in order."""
     job = jobs.get(session, project, job_id)
-    groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
-    layouts = layouts_of(JobSpec.model_validate(job.spec), groups)
+    _, layouts = jobs.layouts_for(job)
     return TrialList(
         data=[
             TrialRead(

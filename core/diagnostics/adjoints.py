@@ -8,13 +8,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from core.diagnostics.float_run import FloatRun, never
+from core.diagnostics.float_run import FloatRun, never, norm
 from core.diagnostics.report import as_json
 from core.engines import Problem
-from core.engines.problem import Hyper, Params
+from core.engines.problem import Hyper
 from core.errors import InvalidProblem
 from core.reversal.optimizers import Optimizer
 
@@ -71,20 +70,15 @@ def adjoint_growth(
         saved.append(jax.device_get(state))
         state = run.forward(state, start, stop)
     adjoint = run.outer_adjoint(state)
-    backward = [_norm(adjoint.position)]
+    backward = [norm(adjoint.position)]
     for start, stop in reversed(list(pairwise(steps))):
         starts = range(start, stop, piece)
         states = list(run.forward_through(saved.pop(), starts))
         for low in reversed(starts):
             adjoint = run.pull_back(states.pop(), low, min(low + piece, stop), adjoint)
-        backward.append(_norm(adjoint.position))
+        backward.append(norm(adjoint.position))
     norms = np.array([float(norm) for norm in reversed(backward)])
     return AdjointGrowth(steps, norms, _slope(num_steps - steps, norms))
-
-
-@jax.jit
-def _norm(params: Params) -> jax.Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float64))) for leaf in jax.tree.leaves(params)))
 
 
 def _slope(x: np.ndarray, norms: np.ndarray) -> float:

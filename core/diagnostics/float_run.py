@@ -20,6 +20,12 @@ def never() -> None:
     """Let work go on."""
 
 
+@jax.jit
+def norm(params: Params) -> jax.Array:
+    """‖params‖₂ over all groups, in float64."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float64))) for leaf in jax.tree.leaves(params)))
+
+
 class FloatRun:
     """Training in ordinary floats, in pieces short enough to be interrupted between them."""
 

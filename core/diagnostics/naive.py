@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.diagnostics.float_run import FloatRun, never
+from core.diagnostics.float_run import FloatRun, never, norm
 from core.diagnostics.report import as_json
 from core.engines import Problem
 from core.engines.floating import undoing
@@ -93,7 +93,4 @@ def _undo(
 
 @jax.jit
 def _distance(found: Params, expected: Params) -> jax.Array:
-    def norm(tree: Params) -> jax.Array:
-        return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float64))) for leaf in jax.tree.leaves(tree)))
-
     return norm(jax.tree.map(jnp.subtract, found, expected)) / norm(expected)

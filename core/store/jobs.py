@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Update, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from core.hyperparameters import Group, count_learned, layouts_of
+from core.hyperparameters import Group, Layout, count_learned, layouts_of
 from core.spec import JobSpec
 from core.store import outbox
 from core.store.arrays import as_json
@@ -27,6 +27,12 @@ class Page(NamedTuple):
 
     jobs: Sequence[Job]
     next: str | None  # cursor of the page after, None at the end
+
+
+def layouts_for(job: Job) -> tuple[tuple[Group, ...], dict[str, Layout]]:
+    """Parameter groups and hyperparameters of a job, from its row alone: its data may be gone."""
+    groups = tuple(Group(group["name"], tuple(group["shape"])) for group in job.groups)
+    return groups, layouts_of(JobSpec.model_validate(job.spec), groups)
 
 
 def create(
