@@ -46,8 +46,9 @@ def learn(lease: HeldLease) -> None:
             raise Cancelled
     start, starts = learner.start(trials), work.starts
     if not starts:
-        may_diverge = bool(trials) or work.spec.kind == "scan"  # there is more to come than where the spec starts
-        starts = {"initial": (_evaluate if may_diverge else Learner.evaluate)(learner, learner.initial())}
+        initial = learner.initial()
+        more_to_come = bool(trials) or work.spec.kind == "scan"  # than where the spec starts: that may diverge
+        starts = {"initial": _evaluate(learner, initial) if more_to_come else learner.evaluate(initial)}
         if trials:
             starts["searched"] = _evaluate(learner, start)
         lease.run(leases.save_start, start, starts, learner.provenance())

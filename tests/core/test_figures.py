@@ -99,7 +99,7 @@ JOBS = {
 }
 
 
-FAST = {"toy", "hypergradient", "scan"}
+FAST = {"toy", "scan"}
 
 
 @pytest.mark.parametrize(

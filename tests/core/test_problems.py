@@ -105,6 +105,8 @@ KINDS = {
 
 
 SLOW = {
+    "labels",
+    "task mixing",
     "labels of made-up examples",
     "augmentation",
     "penalty per unit",
