@@ -23,6 +23,7 @@ from core.reversal.optimizers import Optimizer, State
 from core.reversal.states import Static, copied, mismatched_bits, without_buffers
 from core.reversal.stores import Store
 from core.reversal.trajectory import Trajectory, backward, sizes_of
+from core.reversal.unit_changes import with_units_before
 
 if TYPE_CHECKING:
     from core.engines.reversible import Reversible
@@ -47,8 +48,12 @@ class Reverse(Run):
 
     def probe(self, mode: str) -> bool:
         """Whether a few steps come back exactly in this mode."""
-        few = [self.plan(0, min(_PROBE_STEPS, self.num_steps))]
-        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(few, lambda _: self.adjoint_at_rest()))
+
+        def few() -> Back:
+            plan = self.plan(0, min(_PROBE_STEPS, self.num_steps))
+            return ThereAndBack(self, mode).and_back([plan], lambda _: self.adjoint_at_rest())
+
+        back = self.in_range(few)
         return not any(back.mismatched.values())
 
     def attempt(self, mode: str) -> list[Hypergradient]:
@@ -61,10 +66,12 @@ class Reverse(Run):
             rest = self.adjoint_at_rest()
             return rest._replace(state=rest.state._replace(position=d_params))
 
-        plans = self.plans()
-        back = self.in_range(lambda: ThereAndBack(self, mode).and_back(plans, outer_adjoint))
-        if any(back.mismatched.values()):
-            self.locate_overflow()
+        def there_and_back() -> Back:
+            return ThereAndBack(self, mode).and_back(self.plans(), outer_adjoint)
+
+        back = self.in_range(there_and_back)
+        while any(back.mismatched.values()) and self.make_room():
+            back = self.in_range(there_and_back)  # a number had left its range and come back between two looks
         certificate = self._certificate(mode, back)
         gradient = collect(
             self.problem,
@@ -93,6 +100,16 @@ class Reverse(Run):
             unit_exponents={
                 name: [int(np.max(column)) for column in columns] for name, columns in self.exponents.items()
             },
+            unit_changes=[
+                {
+                    "step": step,
+                    "field": place.field,
+                    "group": place.group,
+                    "bits": int(bits.flat[np.argmax(np.abs(bits))]),
+                }
+                for step, change in sorted(self.course.unit_changes.items())
+                for place, bits in change.items()
+            ],
             runs=self.course.seeds.count or 1,
             exact_for=self.engine.exact_for,
             optimizer=self.optimizer.name,
@@ -201,8 +218,10 @@ class ThereAndBack:
         restored = [
             number._replace(integers=integers) for number, integers in zip(numbers, reversed(popped), strict=True)
         ]
-        start = plan.segments[0].start
-        return without_buffers(copied(self.run.rescaled(treedef.unflatten(restored), start)))
+        state = treedef.unflatten(restored)
+        for segment in plan.segments:
+            state = with_units_before(state, self.run.course.unit_changes.get(segment.start, {}))
+        return without_buffers(copied(self.run.rescaled(state, plan.segments[0].start)))
 
 
 def _sum(*counts: dict[str, int]) -> dict[str, int]:

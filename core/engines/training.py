@@ -10,15 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from core.engines.arguments import checked
+from core.engines.following import LOOK_EVERY, UnitChanges, follows, of_run, refinement_for, room_for
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
-from core.engines.units import SCALE_STEPS, Exponents, coarser, first_exponents, of_one_run, units_of
+from core.engines.units import SCALE_STEPS, Exponents, alone, first_exponents, units_of
+from core.errors import UncertifiedGradient
+from core.reversal.departure import Departure, first_departure
 from core.reversal.drift import drift_of
 from core.reversal.information_buffer import Plan, plan_spills
-from core.reversal.lifting import FRACTION_BITS
 from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
@@ -35,7 +36,6 @@ from core.reversal.trajectory import (
     Trajectory,
     factors_of,
     forward,
-    locate_overflow,
     sizes_of,
 )
 
@@ -68,6 +68,8 @@ class Run:
         shapes: of one run's parameters.
         habits: of the program.
         factors: decay factors of all steps.
+        exponents: of the units that training begins with.
+        changes: of these units, as found so far.
     """
 
     def __init__(
@@ -104,11 +106,17 @@ class Run:
         self.gradient = inner_gradient(problem, hyper)
         self.habits = _habits_of(self._program())
         self.exponents = self._probed_exponents()
+        self.changes = UnitChanges()
 
     def plan(self, start: int = 0, stop: int | None = None) -> Plan:
         """Spill plan of steps [start, stop)."""
         runs = self.course.seeds.count or 1
-        return plan_spills(self.factors, [size * runs for size in sizes_of(self.shapes)], start, stop)
+        plan = plan_spills(self.factors, [size * runs for size in sizes_of(self.shapes)], start, stop)
+        return plan.cut_at([*self.changes.by_step(), *self._looks()])
+
+    def plans(self) -> list[Plan]:
+        """Spill plans of the stretches that training is taken in."""
+        return [self.plan()]
 
     def initial(self) -> State:
         """The fixed-point state that training starts from: made anew, with the same bits, rather than kept."""
@@ -155,13 +163,18 @@ class Run:
 
     def forward(self, plan: Plan, initial: State, store: Store) -> Trajectory:
         """Train along `plan` from `initial` (consumed). The store is closed if that fails. Raises LeftRange."""
+        state = initial
         try:
-            return forward(
-                self.course, self.gradient, initial, plan, store=store, conduct=self.conduct(self.habits.forward)
-            )
+            for part in plan.parts(self._looks()):
+                trajectory = forward(
+                    self.course, self.gradient, state, part, store=store, conduct=self.conduct(self.habits.forward)
+                )
+                self._look(trajectory)
+                state = trajectory.state
         except BaseException:
             store.close()
             raise
+        return trajectory._replace(plan=plan)
 
     def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None] = lambda _: None) -> State:
         """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
@@ -180,43 +193,70 @@ class Run:
         return state
 
     def in_range(self, work: Callable[[], Any]) -> Any:
-        """Do work that trains; what leaves its range gets a coarser unit, and the work starts over, before it is called
-        diverged.
+        """Do work that trains; what leaves its range gets a coarser unit from that step on, and the work starts over.
 
         Raises:
             FixedPointOverflow: training diverged.
+            UncertifiedGradient: it did so once, and not when it was repeated.
         """
         while True:
             try:
                 return work()
-            except LeftRange as left:
-                exponents = coarser(self.exponents, self.optimizer, left.largest)
-                if exponents is None:
-                    self.locate_overflow()
-                    raise  # the step by step run kept the range: a bug, not a divergence
-                self.exponents = exponents
+            except LeftRange:
+                if not self.make_room():
+                    raise UncertifiedGradient(
+                        "training left the range of its numbers, and did not when it was repeated: the inner loss does "
+                        "not return the same bits for the same arguments; make it deterministic (no host state, no "
+                        "nondeterministic device operations)"
+                    ) from None
+
+    def make_room(self) -> bool:
+        """Give what leaves its range a coarser unit from that step on; False if nothing does.
+
+        Raises:
+            FixedPointOverflow: training diverged.
+        """
+        runs = [self] if self.key.ndim == 0 else list(map(self._alone, range(len(self.key))))
+        found = [run._departure() for run in runs]
+        for number, (run, departure) in enumerate(zip(runs, found, strict=True)):
+            if departure is None:
+                continue
+            room = room_for(departure, self.optimizer, run.changes.rooms)
+            if room is None:
+                raise departure.overflow(group_names(self.shapes))
+            self.changes.make_room(departure.step, room if run is self else of_run(number, len(runs), room))
+        self._follow_changes()
+        return any(departure is not None for departure in found)
+
+    def _looks(self) -> range:
+        """Steps before which units may become finer."""
+        return range(LOOK_EVERY, self.num_steps, LOOK_EVERY) if follows(self.optimizer) else range(0)
+
+    def _look(self, trajectory: Trajectory) -> None:
+        step = trajectory.plan.segments[-1].stop
+        if step in self._looks() and step > self.changes.looked:
+            self.changes.look(step, refinement_for(trajectory.state, self.optimizer, trajectory.largest))
+            self._follow_changes()
+
+    def _follow_changes(self) -> None:
+        self.course = self.course._replace(unit_changes=self.changes.by_step())
+
+    def _departure(self) -> Departure | None:
+        conduct = Conduct(interrupt=self.interrupt)
+        return first_departure(self.course, self.gradient, self.initial(), self.plans(), conduct)
+
+    def _alone(self, number: int) -> Run:
+        """One of several runs."""
+        one = copy(self)
+        one.key, one.exponents = self.key[number], alone(self.exponents, number)
+        one.changes = self.changes.alone(number)
+        one.course = self.course._replace(key=one.key, seeds=ONE)
+        one._follow_changes()
+        return one
 
     def conduct(self, pace: Pace) -> Conduct:
         """How a trajectory is run."""
         return Conduct(pace, self.interrupt)
-
-    def locate_overflow(self) -> None:
-        """Raise FixedPointOverflow if training leaves the fixed-point range at any step."""
-        keys = [self.key] if self.key.ndim == 0 else list(self.key)
-        for number, key in enumerate(keys):
-            exponents = dict(self.exponents if self.key.ndim == 0 else of_one_run(self.exponents, number))
-            alone = copy(self)
-            exponents["position"] = [np.full_like(column, -FRACTION_BITS) for column in exponents["position"]]
-            alone.key, alone.exponents = key, exponents
-            alone.course = self.course._replace(key=key, seeds=ONE)
-            locate_overflow(
-                alone.course,
-                self.gradient,
-                alone.initial(),
-                self.num_steps,
-                names=group_names(self.shapes),
-                conduct=Conduct(interrupt=self.interrupt),
-            )
 
 
 @partial(jax.jit, static_argnames=("optimizer", "num_steps"))
@@ -240,4 +280,4 @@ def train(
         FixedPointOverflow: training diverged.
     """
     run = Run(*checked(problem, hyper, optimizer, num_steps, key).one_run(), interrupt)
-    return run.parameters(run.in_range(lambda: run.forward_only([run.plan()])))
+    return run.parameters(run.in_range(lambda: run.forward_only(run.plans())))

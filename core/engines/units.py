@@ -1,4 +1,4 @@
-"""Units of fixed-point numbers: chosen from a short run in floats, made coarser where that proves not enough."""
+"""Units of fixed-point numbers that training begins with, chosen from a short run in floats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from core.reversal.lifting import FRACTION_BITS, LEAST_SCALE, OVERFLOW
+from core.reversal.lifting import FRACTION_BITS, LEAST_SCALE
 from core.reversal.optimizers import Optimizer
 from core.reversal.stepping import Units, anatomy
 
@@ -16,13 +16,12 @@ Exponents: TypeAlias = dict[str, list[np.ndarray]]
 """{field: for each group log2 of the unit}: one a group, or one a weight; with a leading axis for several runs."""
 
 SCALE_STEPS = 4  # of training in floats, from which units are chosen
-_HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
+HEADROOM_BITS = 6  # a number may grow 64-fold over what it was in those steps before its unit is too fine
 _FLOAT32_HEADROOM_BITS = 12  # memories of float32 gradients 4096-fold: those have no use for so fine a unit
 _TIGHT_BITS = 4  # or, where that spares a memory a unit coarser than weights have at most, 16-fold
-_OWN_HEADROOM_BITS = 20  # a single weight's memory, which may be small in those steps by chance, a million-fold
+OWN_HEADROOM_BITS = 20  # a single weight's memory, which may be small in those steps by chance, a million-fold
 _DRIFT_BITS = -int(np.log2(LEAST_SCALE))  # that drifting numbers need beyond all of these
-_COARSER_BITS = 14  # that the unit of a memory gains when its field leaves the range
-_EXPONENTS = (-100, 50)  # that a memory's unit may have: powers of two that float32 holds, for values up to 2**102
+EXPONENTS = (-100, 50)  # that a memory's unit may have: powers of two that float32 holds, for values up to 2**102
 
 
 def first_exponents(
@@ -54,39 +53,6 @@ def first_exponents(
     return exponents
 
 
-def coarser(exponents: Exponents, optimizer: Optimizer, largest: np.ndarray) -> Exponents | None:
-    """Exponents for another try, with coarser units for what left the range; None where that cannot help.
-
-    Args:
-        exponents: of the try that failed.
-        optimizer: whose fields these are.
-        largest: largest |integer| of each field and group, [fields, groups] or [S, fields, groups].
-    """
-    if not np.isfinite(largest).all():
-        return None
-    found = {name: list(columns) for name, columns in exponents.items()}
-    for index, name in enumerate(anatomy(optimizer).fields):
-        for group, column in enumerate(exponents[name]):
-            left = largest[..., index, group] >= OVERFLOW
-            left = left.reshape(left.shape + (1,) * (column.ndim - left.ndim))
-            candidate = _coarser_column(name, column, largest.ndim - 2)
-            if (left & (column >= candidate)).all(axis=tuple(range(largest.ndim - 2, column.ndim))).any():
-                return None
-            found[name][group] = np.where(left, candidate, column)
-    return found
-
-
-def _coarser_column(name: str, column: np.ndarray, leading: int) -> np.ndarray:
-    if name == "position":
-        return np.full_like(column, -FRACTION_BITS)  # weights may not pass ±LIMIT
-    axes = tuple(range(leading, column.ndim))
-    coarsest = column.max(axis=axes, keepdims=True, initial=_EXPONENTS[0])
-    uneven = (column < coarsest).any(
-        axis=axes, keepdims=True
-    )  # units that weights have of their own are given up first
-    return np.where(uneven, coarsest, np.minimum(column + _COARSER_BITS, _EXPONENTS[1]))
-
-
 def units_of(exponents: Exponents, optimizer: Optimizer, treedef: Any) -> Units:
     """As arrays; a unit for each weight takes four bytes."""
     return {
@@ -100,24 +66,27 @@ def units_of(exponents: Exponents, optimizer: Optimizer, treedef: Any) -> Units:
     }
 
 
-def of_one_run(exponents: Exponents, number: int) -> Exponents:
+def alone(exponents: Exponents, number: int) -> Exponents:
     """Those of one of several runs."""
     return {name: [column[number] for column in columns] for name, columns in exponents.items()}
 
 
 def _position_exponent(largest: np.ndarray) -> np.ndarray:
-    """Of weights: 2**-40, which gives them a range of ±4096, or a finer unit if that leaves head room."""
-    known = np.isfinite(largest)
-    fits = np.ceil(np.log2(np.maximum(np.where(known, largest, 1.0), 1.0))) - 52
-    return np.where(known, np.minimum(fits + _HEADROOM_BITS, -FRACTION_BITS), -FRACTION_BITS).astype(int)
+    """Of weights: 2**-40, which gives them a range of ±4096, or a finer unit if that leaves head room: much of it where
+    they are small, as they may have started from nearly nothing.
+    """
+    known, fits = _fits(largest, 0)
+    finest = np.minimum(fits + OWN_HEADROOM_BITS, HEADROOM_BITS - 52)
+    exponent = np.minimum(np.maximum(fits + HEADROOM_BITS, finest), -FRACTION_BITS)
+    return np.where(known, np.maximum(exponent, EXPONENTS[0]), -FRACTION_BITS).astype(int)
 
 
 def _memory_exponent(largest: np.ndarray, dtype: Any, drift: int) -> np.ndarray:
     """Of a memory: as fine as head room allows, of which there is less where the unit would be coarser than 2**-40."""
-    headroom = _FLOAT32_HEADROOM_BITS if dtype == jnp.float32 else _HEADROOM_BITS
+    headroom = _FLOAT32_HEADROOM_BITS if dtype == jnp.float32 else HEADROOM_BITS
     known, fits = _fits(largest, drift)
     exponent = np.minimum(fits + headroom, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
-    return np.where(known, np.clip(exponent, *_EXPONENTS), -FRACTION_BITS).astype(int)
+    return np.where(known, np.clip(exponent, *EXPONENTS), -FRACTION_BITS).astype(int)
 
 
 def _exponent_per_weight(largest: np.ndarray, dtype: Any, leading: int, drift: int) -> np.ndarray:
@@ -125,7 +94,7 @@ def _exponent_per_weight(largest: np.ndarray, dtype: Any, leading: int, drift: i
     axes = tuple(range(leading, largest.ndim))
     group = _memory_exponent(largest.max(axis=axes, keepdims=True, initial=0.0), dtype, drift)
     known, fits = _fits(largest, drift)
-    own = np.clip(fits + _OWN_HEADROOM_BITS, *_EXPONENTS)
+    own = np.clip(fits + OWN_HEADROOM_BITS, *EXPONENTS)
     return np.where(known, np.minimum(own, group), group).astype(int)
 
 

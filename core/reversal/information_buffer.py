@@ -6,7 +6,10 @@ so the plan of spills is static: spills fall between segments, and no element of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -74,6 +77,27 @@ class Plan:
             for place in segment.forgets
         )
         return SPILL_BITS // 8 * low_bits + 8 * whole
+
+    def cut_at(self, steps: Iterable[int]) -> Plan:
+        """The same plan, with a segment that begins at each of these steps."""
+        cuts, segments = sorted(set(steps)), list[Segment]()
+        for whole in self.segments:
+            inside = cuts[bisect_right(cuts, whole.start) : bisect_left(cuts, whole.stop)]
+            bounds = [whole.start, *inside, whole.stop]
+            segments += [
+                Segment(start, stop, whole.spills if start == whole.start else (), whole.forgets)
+                for start, stop in pairwise(bounds)
+            ]
+        return replace(self, segments=tuple(segments))
+
+    def parts(self, steps: Container[int]) -> Iterator[Plan]:
+        """The plan in parts that end at these steps, where a segment does."""
+        part: list[Segment] = []
+        for segment in self.segments:
+            part.append(segment)
+            if segment.stop in steps or segment is self.segments[-1]:
+                yield replace(self, segments=tuple(part))
+                part = []
 
 
 def plan_spills(factors: Factors, sizes: list[int], start: int = 0, stop: int | None = None) -> Plan:

@@ -22,11 +22,9 @@ from core.reversal.seeds import ONE, Seeds
 from core.reversal.states import (
     Static,
     as_real,
-    emptied,
     magnitudes,
     number_at,
     numbers_of,
-    of_drifting,
     settle,
     taped,
     turning,
@@ -106,7 +104,7 @@ def advance(
     return seeds.map(run, axes)(gradient, schedule, drift, key, state, tape, start, stop, origin)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "dtypes"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("optimizer", "dtypes", "forgets"), donate_argnames=("state",))
 def advance_checked(
     optimizer: Optimizer,
     dtypes: Static,
@@ -117,8 +115,9 @@ def advance_checked(
     state: State,
     start: int,
     stop: int,
+    forgets: tuple[Place, ...] = (),
 ) -> tuple[State, jax.Array, jax.Array]:
-    """Take steps [start, stop), or up to the first that leaves the range.
+    """Take steps [start, stop) as `advance` does, or up to the first that leaves the range.
 
     Returns:
         The state; the number of the step reached, below `stop` if it left the range; and the largest |integer| of each
@@ -127,9 +126,8 @@ def advance_checked(
 
     def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
         state, number, _ = carry
-        # a buffer that nobody spills would soon hold more than it can, and disturb the numbers
-        state = settle(drift, emptied(state), number)
-        state = of_drifting(lambda one: one._replace(taped=one.integers), state)  # any step may forget
+        state = settle(drift, state, number)
+        state = taped(state, {place: number_at(state, place).integers for place in forgets})
         state = _take(optimizer, dtypes.tree, gradient, schedule, drift, key, state, number)
         largest = magnitudes(state)
         return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest

@@ -6,16 +6,17 @@ the bits that buffers must shed, or gives them back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import FixedPointOverflow, InvalidProblem
+from core.errors import InvalidProblem
 from core.reversal.drift import Drift
 from core.reversal.information_buffer import (
     NUMBER_BITS,
@@ -29,16 +30,17 @@ from core.reversal.information_buffer import (
     unspill,
     widened,
 )
-from core.reversal.lifting import FORGETTING, LEAST_SCALE, OVERFLOW
+from core.reversal.lifting import FORGETTING, OVERFLOW
 from core.reversal.moves import Fixed
 from core.reversal.optimizers import Optimizer, Params, State
 from core.reversal.pace import Pace
 from core.reversal.schedule import Schedule, hypers_of
 from core.reversal.seeds import ONE, Seeds
-from core.reversal.segments import Gradient, Observe, Tape, advance, advance_checked, rewind
+from core.reversal.segments import Gradient, Observe, Tape, advance, rewind
 from core.reversal.states import Static, number_at, numbers_of, with_number
 from core.reversal.stepping import decay_factors
 from core.reversal.stores import HostStore, Store
+from core.reversal.unit_changes import UnitChange, change_units, restore_units
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Course(NamedTuple):
         drift: of units under this schedule.
         key: of the run; for several, keys [S].
         seeds: how several runs lie.
+        unit_changes: {step: by how much units grow before it}; plans have a segment that begins there.
     """
 
     optimizer: Optimizer
@@ -72,6 +75,7 @@ class Course(NamedTuple):
     drift: Drift
     key: jax.Array
     seeds: Seeds = ONE
+    unit_changes: Mapping[int, UnitChange] = MappingProxyType({})
 
 
 class Trajectory(NamedTuple):
@@ -80,23 +84,16 @@ class Trajectory(NamedTuple):
     state: State  # fixed point, after the last step
     store: Store
     plan: Plan
-    residual_bits: float  # that the buffers on the device still hold
+    largest: np.ndarray  # |integer| of each field and group in that state, [fields, groups] or [S, fields, groups]
 
     @property
     def stored_bits(self) -> float:
         """Bits beyond the state that exist after the forward run: spilled ones and those still in the buffers."""
-        return self.store.bits + self.residual_bits
+        return self.store.bits + _residual_bits(self.state)
 
 
 class LeftRange(Exception):  # noqa: N818 - a signal between `forward` and its caller
-    """A state left the fixed-point range somewhere in the last chunk.
-
-    Attributes:
-        largest: largest |integer| of each field and group, [fields, groups] or [S, fields, groups].
-    """
-
-    def __init__(self, largest: np.ndarray) -> None:
-        self.largest = largest
+    """A state left the fixed-point range somewhere in the last chunk. `first_departure` tells where."""
 
 
 def plan_for(optimizer: Optimizer, schedule: Schedule, params: Params, num_steps: int) -> Plan:
@@ -189,7 +186,7 @@ def forward(
 
     The range is checked between chunks only, since a check in every step would cost a pass over the state. What
     leaves the range and comes back in between cannot go unnoticed: either every sum was exact all the same, or
-    running backward misses the start. `locate_overflow` tells the step.
+    running backward misses the start. `first_departure` tells the step.
 
     Args:
         course: what is followed.
@@ -205,11 +202,8 @@ def forward(
     store, conduct = HostStore() if store is None else store, conduct or Conduct()
     state, static = initial, Static(course.dtypes)
     for segment in plan.segments:
-        for place in segment.spills:
-            number = number_at(state, place)
-            high, low = spill(number.buffer)
-            state = with_number(state, place, number._replace(buffer=high))
-            store.push(low)
+        state = spilled(state, segment, store)
+        state = change_units(state, course.unit_changes.get(segment.start, {}), store)
         tape = _blank_tape(course, state, segment)
         for start, stop in conduct.pace.timed(segment.start, segment.stop):
             conduct.interrupt()
@@ -228,10 +222,20 @@ def forward(
                 seeds=course.seeds,
             )
             if not (np.asarray(largest) < OVERFLOW).all():
-                raise LeftRange(np.asarray(largest))
+                raise LeftRange
         for values in tape.values():
             store.push(narrowed(_cut(course, values, segment)))
-    return Trajectory(state, store, plan, _residual_bits(state))
+    return Trajectory(state, store, plan, np.asarray(largest))
+
+
+def spilled(state: State, segment: Segment, store: Store) -> State:
+    """Ready for a segment: what its spills take off buffers goes to the store."""
+    for place in segment.spills:
+        number = number_at(state, place)
+        high, low = spill(number.buffer)
+        state = with_number(state, place, number._replace(buffer=high))
+        store.push(low)
+    return state
 
 
 def _residual_bits(state: State) -> float:
@@ -241,51 +245,6 @@ def _residual_bits(state: State) -> float:
     return float(bits_in_use([number.buffer for number in numbers if number.buffer is not None])) - sum(
         float(size * np.log2(scale)) for size, scale in drifted
     )
-
-
-def locate_overflow(
-    course: Course,
-    gradient: Gradient,
-    initial: State,
-    num_steps: int,
-    *,
-    names: list[str],
-    conduct: Conduct | None = None,
-) -> None:
-    """Train one run again from `initial` (consumed), checking every step; return when no state leaves the range.
-
-    Buffers are emptied before every step: nothing here is run backward.
-
-    Raises:
-        FixedPointOverflow: names the first step and group that left the range.
-    """
-    state, conduct = initial, conduct or Conduct()
-    for start, stop in conduct.pace.timed(0, num_steps):
-        conduct.interrupt()
-        state, reached, largest = advance_checked(
-            course.optimizer,
-            Static(course.dtypes),
-            gradient,
-            course.schedule,
-            course.drift,
-            course.key,
-            state,
-            start,
-            stop,
-        )
-        if reached < stop:
-            where = int(np.argmax(largest))
-            tree, group = divmod(where, largest.shape[1])
-            number = numbers_of(state[tree])[group]
-            # `largest` is what drifting numbers have at the least scale
-            unit = float(jnp.max(number.unit)) * (1 if number.scale is None else LEAST_SCALE)
-            raise FixedPointOverflow(
-                step=int(reached),
-                group=names[group],
-                field=state._fields[tree],
-                largest=float(largest[tree, group]) * unit,
-                limit=OVERFLOW * unit,
-            )
 
 
 def backward(
@@ -330,6 +289,7 @@ def backward(
             for place, bits in jax.device_get(differing).items():
                 missed[place.field] = missed.get(place.field, 0) + int(np.sum(bits))
             jax.block_until_ready(carry)
+        state = restore_units(state, course.unit_changes.get(segment.start, {}), store)
         for place in reversed(segment.spills):
             number = number_at(state, place)
             buffer = unspill(number.buffer, jnp.asarray(store.pop()))

@@ -12,12 +12,22 @@ import numpy as np
 import pytest
 
 from core import Problem, adam, adamw, heavy_ball, hypergradient, nesterov, reversible, rmsprop, sgd, unrolled
-from core.reversal import lifting, moves, states
-from core.reversal.information_buffer import NUMBER_BITS, SPILL_BITS, Factors, plan_spills, spill, unspill
+from core.reversal import lifting, moves, states, unit_changes
+from core.reversal.information_buffer import (
+    NUMBER_BITS,
+    SPILL_BITS,
+    Factors,
+    Place,
+    plan_spills,
+    spill,
+    unspill,
+    widened,
+)
 from core.reversal.lifting import FORGETTING, FRACTION_BITS, LIMIT, OVERFLOW
 from core.reversal.moves import Fixed, root
 from core.reversal.schedule import normalize, prepare
-from core.reversal.states import mismatched_bits
+from core.reversal.states import mismatched_bits, numbers_of
+from core.reversal.stores import HostStore
 from core.reversal.trajectory import forward, plan_for
 from tests.core.reversal.training import Training
 
@@ -392,6 +402,20 @@ def test_L17_settling_is_one_decay_by_the_scale():
         np.testing.assert_array_equal(after.buffer, b)
         assert after.scale == 1
     assert not any(mismatched_bits(states.unsettle(drift, settled, 13), state).values())
+
+
+@pytest.mark.parametrize("k", [-7, 1, 30, 60])
+def test_L18_a_unit_changes_and_what_that_takes_off_is_stored(k):
+    training, store, change = momentum_training(0.9, 60), HostStore(), {Place("velocity", 0): np.asarray(k)}
+    state = training.forward().state
+    before, after = (
+        numbers_of(one.velocity)[0] for one in (state, unit_changes.change_units(state, change, store))
+    )
+    np.testing.assert_array_equal(after.integers, np.round(before.integers * 2.0**-k))
+    assert after.unit == before.unit * 2.0**k
+    assert (store.bits > 0) == (k > 0)
+    left = widened(store.pop(), before.integers.shape)
+    np.testing.assert_array_equal(before.integers, after.integers * 2.0**k + left)
 
 
 def small_problem(inner=None, **schedule):

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from core.reversal.departure import first_departure
 from core.reversal.drift import drift_of
 from core.reversal.optimizers import sgd
 from core.reversal.schedule import normalize, prepare
 from core.reversal.segments import only_gradient
 from core.reversal.states import mismatched_bits
 from core.reversal.stepping import default_units, fixed_rest
-from core.reversal.trajectory import Course, backward, factors_of, forward, locate_overflow, plan_for
+from core.reversal.trajectory import Course, backward, factors_of, forward, plan_for
 
 KEY = jax.random.key(1)
 
@@ -53,8 +54,8 @@ class Training:
         assert not any(missed.values())
         return state
 
-    def locate_overflow(self, names=("a", "b")):
-        locate_overflow(self.course, self.gradient, self.initial(), self.steps, names=list(names))
+    def first_departure(self):
+        return first_departure(self.course, self.gradient, self.initial(), [self.plan])
 
     def mismatch(self, state):
         """Differing bits by field: of memory, and of buffers, which must be empty again."""

@@ -1,0 +1,92 @@
+"""Where training leaves the fixed-point range: found by training once more with a look at every step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from core.errors import FixedPointOverflow
+from core.reversal.information_buffer import Plan
+from core.reversal.lifting import LEAST_SCALE, OVERFLOW
+from core.reversal.moves import Fixed
+from core.reversal.optimizers import State
+from core.reversal.segments import Gradient, advance_checked
+from core.reversal.states import Static, numbers_of, without_buffers
+from core.reversal.stores import NoStore
+from core.reversal.trajectory import Conduct, Course, spilled
+from core.reversal.unit_changes import change_units
+
+
+class Departure(NamedTuple):
+    """The first step of a run in which a number left the range.
+
+    Attributes:
+        step: its number.
+        state: after it, with whole numbers that are no longer exact.
+        largest: largest |integer| of each field and group, [fields, groups]; of drifting ones at the least scale.
+    """
+
+    step: int
+    state: State
+    largest: np.ndarray
+
+    def number(self, field: int, group: int) -> Fixed:
+        """One group of one field."""
+        return numbers_of(self.state[field])[group]
+
+    def overflow(self, names: list[str]) -> FixedPointOverflow:
+        """As an error.
+
+        Args:
+            names: of the groups.
+        """
+        field, group = divmod(int(np.argmax(self.largest)), self.largest.shape[1])
+        number = self.number(field, group)
+        unit = float(jnp.max(number.unit)) * (1 if number.scale is None else LEAST_SCALE)
+        return FixedPointOverflow(
+            step=self.step,
+            group=names[group],
+            field=self.state._fields[field],
+            largest=float(self.largest[field, group]) * unit,
+            limit=OVERFLOW * unit,
+        )
+
+
+def first_departure(
+    course: Course, gradient: Gradient, initial: State, plans: list[Plan], conduct: Conduct | None = None
+) -> Departure | None:
+    """Train one run again from `initial` (consumed), with the same bits, checking every step; None if all stay in the
+    range.
+
+    Args:
+        course: what is followed.
+        gradient: of the inner loss.
+        initial: fixed-point state to start from.
+        plans: followed one after another; buffers are empty where each begins.
+        conduct: how.
+    """
+    state, conduct = initial, conduct or Conduct()
+    for plan in plans:
+        state = without_buffers(state)
+        for segment in plan.segments:
+            state = spilled(state, segment, NoStore())
+            state = change_units(state, course.unit_changes.get(segment.start, {}), NoStore())
+            for start, stop in conduct.pace.timed(segment.start, segment.stop):
+                conduct.interrupt()
+                state, reached, largest = advance_checked(
+                    course.optimizer,
+                    Static(course.dtypes),
+                    gradient,
+                    course.schedule,
+                    course.drift,
+                    course.key,
+                    state,
+                    start,
+                    stop,
+                    segment.forgets,
+                )
+                if reached < stop:
+                    return Departure(int(reached), state, np.asarray(largest))
+    return None

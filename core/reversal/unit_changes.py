@@ -1,0 +1,75 @@
+"""Units that change in the middle of training, so that numbers can grow, or shrink, by more than a float64 has bits.
+
+Before a step, a number n takes a unit 2**k times as large, and becomes round(n / 2**k). Where k > 0 that takes k bits
+off it, which are stored: running backward has n again, bit for bit. Where k < 0 nothing is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.reversal.information_buffer import Place, narrowed, widened
+from core.reversal.moves import Fixed
+from core.reversal.optimizers import State
+from core.reversal.states import number_at, with_number
+from core.reversal.stores import Store
+
+UnitChange: TypeAlias = dict[Place, np.ndarray]
+"""Bits k by which units grow before a step: each of the shape that the number's unit has."""
+
+
+def change_units(state: State, change: UnitChange, store: Store) -> State:
+    """The state in other units; the bits that it loses go to the store."""
+    for place, bits in change.items():
+        number, low = _changed(number_at(state, place), _power(bits))
+        state = with_number(state, place, number)
+        store.push(narrowed(low))
+    return state
+
+
+def restore_units(state: State, change: UnitChange, store: Store) -> State:
+    """Exact inverse of `change_units`."""
+    for place, bits in reversed(change.items()):
+        number = number_at(state, place)
+        low = widened(store.pop(), number.integers.shape)
+        state = with_number(state, place, _restored(number, low, _power(bits)))
+    return state
+
+
+def with_units_before(state: State, change: UnitChange) -> State:
+    """With the units that a state had before they changed, and the same integers."""
+    for place, bits in change.items():
+        number = number_at(state, place)
+        state = with_number(state, place, number._replace(unit=_divided(number.unit, _power(bits))))
+    return state
+
+
+def _power(bits: np.ndarray) -> np.ndarray:
+    return np.ldexp(1.0, bits)
+
+
+@jax.jit
+def _changed(number: Fixed, power: jax.Array) -> tuple[Fixed, jax.Array]:
+    per_number = _of_numbers(number, power)
+    high = jnp.round(number.integers / per_number)
+    unit = (number.unit * power).astype(number.unit.dtype)
+    return number._replace(integers=high, unit=unit), number.integers - high * per_number
+
+
+@jax.jit
+def _restored(number: Fixed, low: jax.Array, power: jax.Array) -> Fixed:
+    integers = number.integers * _of_numbers(number, power) + low
+    return number._replace(integers=integers, unit=_divided(number.unit, power))
+
+
+def _divided(unit: jax.Array, power: jax.Array | np.ndarray) -> jax.Array:
+    return (unit / power).astype(unit.dtype)
+
+
+def _of_numbers(number: Fixed, power: jax.Array) -> jax.Array:
+    """With as many axes as the numbers have: one power stands for a group, in each of several runs."""
+    return power.reshape(power.shape + (1,) * (number.integers.ndim - power.ndim))
