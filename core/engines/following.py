@@ -61,8 +61,10 @@ class UnitChanges:
             self.refinements[step] = refinement
 
 
-def room_for(departure: Departure, optimizer: Optimizer, rooms: Mapping[int, UnitChange]) -> UnitChange | None:
-    """Coarser units from the step on in which a run left its range; None where training diverges.
+def room_for(
+    departure: Departure, optimizer: Optimizer, rooms: Mapping[int, UnitChange], names: list[str]
+) -> UnitChange:
+    """Coarser units from the step on in which a run left its range.
 
     Whatever has little room left by then gets some, since what grows in one layer grows in the next.
 
@@ -70,9 +72,13 @@ def room_for(departure: Departure, optimizer: Optimizer, rooms: Mapping[int, Uni
         departure: of one run.
         optimizer: whose fields these are.
         rooms: that the run was given before, by step.
+        names: of the groups.
+
+    Raises:
+        FixedPointOverflow: training diverges: no unit is coarse enough.
     """
     if not np.isfinite(departure.largest).all():
-        return None
+        raise departure.overflow(names, departure.where, _coarsest(departure.where.field))
     found: UnitChange = {}
     for index, name in enumerate(anatomy(optimizer).fields):
         for group, largest in enumerate(departure.largest[index]):
@@ -87,10 +93,9 @@ def room_for(departure: Departure, optimizer: Optimizer, rooms: Mapping[int, Uni
             else:
                 sizes = np.asarray(largest)
                 bits = _needed(sizes, _ROOM_BITS if left and name != "position" else HEADROOM_BITS)
-            coarsest = -FRACTION_BITS if name == "position" else EXPONENTS[1]  # weights may not pass ±LIMIT
-            bits = np.clip(bits, 0, np.maximum(coarsest - exponents, 0))
+            bits = np.clip(bits, 0, np.maximum(_coarsest(name) - exponents, 0))
             if (np.ldexp(sizes, -bits) >= OVERFLOW).any():
-                return None
+                raise departure.overflow(names, place, _coarsest(name))
             if bits.any():
                 found[place] = bits
     return found
@@ -142,6 +147,10 @@ def _of_one(changes: Mapping[int, UnitChange], number: int) -> dict[int, UnitCha
 
 def _sum(one: UnitChange, other: UnitChange) -> UnitChange:
     return {place: sum(change[place] for change in (one, other) if place in change) for place in {**one, **other}}  # type: ignore[misc]
+
+
+def _coarsest(field: str) -> int:
+    return -FRACTION_BITS if field == "position" else EXPONENTS[1]  # weights may not pass ±LIMIT
 
 
 def _exponents(number: Fixed) -> np.ndarray:

@@ -221,9 +221,7 @@ class Run:
         for number, (run, departure) in enumerate(zip(runs, found, strict=True)):
             if departure is None:
                 continue
-            room = room_for(departure, self.optimizer, run.changes.rooms)
-            if room is None:
-                raise departure.overflow(group_names(self.shapes))
+            room = room_for(departure, self.optimizer, run.changes.rooms, group_names(self.shapes))
             self.changes.make_room(departure.step, room if run is self else of_run(number, len(runs), room))
         self._follow_changes()
         return any(departure is not None for departure in found)

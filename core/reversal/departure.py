@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import FixedPointOverflow
-from core.reversal.information_buffer import Plan
+from core.reversal.information_buffer import Place, Plan
 from core.reversal.lifting import LEAST_SCALE, OVERFLOW
-from core.reversal.moves import Fixed
 from core.reversal.optimizers import State
 from core.reversal.segments import Gradient, advance_checked
-from core.reversal.states import Static, numbers_of, without_buffers
+from core.reversal.states import Static, number_at, without_buffers
 from core.reversal.stores import NoStore
 from core.reversal.trajectory import Conduct, Course, spilled
 from core.reversal.unit_changes import change_units
@@ -32,25 +31,28 @@ class Departure(NamedTuple):
     state: State
     largest: np.ndarray
 
-    def number(self, field: int, group: int) -> Fixed:
-        """One group of one field."""
-        return numbers_of(self.state[field])[group]
+    @property
+    def where(self) -> Place:
+        """What left the range by most."""
+        field, group = divmod(int(np.argmax(self.largest)), self.largest.shape[1])
+        return Place(self.state._fields[field], group)
 
-    def overflow(self, names: list[str]) -> FixedPointOverflow:
+    def overflow(self, names: list[str], place: Place, coarsest: int) -> FixedPointOverflow:
         """As an error.
 
         Args:
             names: of the groups.
+            place: what is to blame.
+            coarsest: exponent of the largest unit that it may have.
         """
-        field, group = divmod(int(np.argmax(self.largest)), self.largest.shape[1])
-        number = self.number(field, group)
+        number = number_at(self.state, place)
         unit = float(jnp.max(number.unit)) * (1 if number.scale is None else LEAST_SCALE)
         return FixedPointOverflow(
             step=self.step,
-            group=names[group],
-            field=self.state._fields[field],
-            largest=float(self.largest[field, group]) * unit,
-            limit=OVERFLOW * unit,
+            group=names[place.group],
+            field=place.field,
+            largest=float(self.largest[self.state._fields.index(place.field), place.group]) * unit,
+            limit=OVERFLOW * 2.0**coarsest,
         )
 
 

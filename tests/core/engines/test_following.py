@@ -174,8 +174,6 @@ def test_without_looks_second_moments_that_shrink_are_rounded_away(monkeypatch):
     """The negative control."""
     monkeypatch.setattr("core.engines.training.LOOK_EVERY", 10**6)
     falls, given, arguments = shrinking(adam())
-    found = hypergradient(falls, given, engine=reversible(), **arguments)
-    oracle = hypergradient(falls, given, engine=unrolled(), **arguments)
-    assert found.certificate.exact
-    error = abs(found.gradient["step_size"] - oracle.gradient["step_size"]) / abs(oracle.gradient["step_size"])
-    assert float(error) > 1e-2
+    assert bool(jnp.isfinite(hypergradient(falls, given, engine=unrolled(), **arguments).value))
+    with pytest.raises(FixedPointOverflow):
+        hypergradient(falls, given, engine=reversible(), **arguments)

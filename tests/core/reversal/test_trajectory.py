@@ -121,7 +121,8 @@ def test_overflow_names_its_step_and_group():
     training = Training({"step_size": step_sizes, "momentum": 0.5}, 100, gradient=runaway)
     with pytest.raises(LeftRange):
         training.forward()
-    overflow = training.first_departure().overflow(["layer a", "layer b"])
+    departure = training.first_departure()
+    overflow = departure.overflow(["layer a", "layer b"], departure.where, -40)
     assert "lower the step size" in str(overflow)
     w, v = np.abs(np.asarray(training.params["b"])).max(), 0.0
     for step in range(100):
@@ -137,7 +138,8 @@ def test_a_gradient_that_is_not_a_number_is_divergence():
         return jax.tree.map(lambda w: jnp.where(step == 7, jnp.nan, w), params)
 
     training = Training({"step_size": 0.1, "momentum": 0.5}, 20, gradient=breaks)
-    assert "not finite at step 7" in str(training.first_departure().overflow(["a", "b"]))
+    departure = training.first_departure()
+    assert "not finite at step 7" in str(departure.overflow(["a", "b"], departure.where, -40))
 
 
 def test_a_healthy_run_has_no_departure():
