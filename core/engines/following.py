@@ -115,7 +115,8 @@ def refinement_for(state: State, optimizer: Optimizer, largest: np.ndarray) -> U
             sizes = largest[..., index, group]
             room = OWN_HEADROOM_BITS if name in optimizer.unit_per_weight else _ROOM_BITS
             bits = np.where(sizes > 0, _needed(sizes, room), 0)
-            if (bits > -_WORTH_CHANGING).all():
+            bits = np.where(bits <= -_WORTH_CHANGING, bits, 0)  # of several runs each decides for itself
+            if not bits.any():
                 continue
             number = number_at(state, Place(name, group))
             unit = np.asarray(number.unit)
@@ -146,7 +147,8 @@ def _of_one(changes: Mapping[int, UnitChange], number: int) -> dict[int, UnitCha
 
 
 def _sum(one: UnitChange, other: UnitChange) -> UnitChange:
-    return {place: sum(change[place] for change in (one, other) if place in change) for place in {**one, **other}}  # type: ignore[misc]
+    none = np.zeros((), int)
+    return {place: one.get(place, none) + other.get(place, none) for place in {**one, **other}}
 
 
 def _coarsest(field: str) -> int:
