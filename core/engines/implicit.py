@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import lineax
 
-from core.engines.arguments import at_least_one
+from core.engines.arguments import an_int
 from core.engines.float_engine import FloatEngine, Outcome
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
@@ -124,7 +124,7 @@ def implicit(
     """
     if solver not in ("cg", "neumann"):
         raise InvalidProblem(f"solver is {solver!r}; it must be 'cg' or 'neumann'")
-    iterations = at_least_one("iterations", iterations)
+    iterations = an_int("iterations", iterations)
     if not 0 <= damping < math.inf:
         raise InvalidProblem(f"damping is {damping}; it must be finite and at least 0")
     tolerance = {"cg": 1e-6, "neumann": 1.0}[solver] if tolerance is None else tolerance

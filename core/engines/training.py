@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.engines.arguments import checked
+from core.engines.arguments import checked, start_blamed
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.engines.units import SCALE_STEPS, Exponents, coarser, first_exponents, of_one_run, units_of
@@ -239,5 +239,7 @@ def train(
         X64Disabled, InvalidProblem: as for `hypergradient`.
         FixedPointOverflow: training diverged.
     """
-    run = Run(*checked(problem, hyper, optimizer, num_steps, key).one_run(), interrupt)
-    return run.parameters(run.in_range(lambda: run.forward_only([run.plan()])))
+    arguments = checked(problem, hyper, optimizer, num_steps, key).one_run()
+    with start_blamed(arguments):
+        run = Run(*arguments, interrupt)
+        return run.parameters(run.in_range(lambda: run.forward_only([run.plan()])))

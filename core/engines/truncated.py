@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from core.engines.arguments import at_least_one
+from core.engines.arguments import an_int
 from core.engines.engine import Engine
 from core.engines.float_engine import FloatEngine, Outcome
 from core.engines.floating import dynamics
@@ -59,4 +59,4 @@ def truncated(last: int) -> Truncated:
     Raises:
         InvalidProblem: there is no such number.
     """
-    return Truncated(at_least_one("last", last))
+    return Truncated(an_int("last", last))

@@ -11,6 +11,7 @@ import numpy as np
 from core.errors import InvalidProblem
 from core.reversal.optimizers import Optimizer, Params, as_given
 from core.reversal.stepping import TreeHypers
+from core.trees import flattened
 
 
 class Schedule(NamedTuple):
@@ -74,15 +75,16 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
     shapes = f"give a scalar, {over_time}, or a pytree like the parameters"
     rows, weights = {}, {}
     for name, value in (defaults | schedule).items():
-        real = jax.tree.map(lambda leaf, name=name: _real(name, leaf), value)
-        leaves = jax.tree.leaves(real)
-        if len(leaves) == 1 and jax.tree.structure(real).num_nodes == 1:
+        entries, treedef = flattened(f"schedule {name!r}", value)
+        leaves = [_real(name, leaf) for _, leaf in entries]
+        real = treedef.unflatten(leaves)
+        if len(leaves) == 1 and treedef.num_nodes == 1:
             array = leaves[0]
             if array.shape in {(), (num_steps,), (num_steps, groups), (1, groups)}:
                 columns = array.reshape(-1, 1) if array.ndim < 2 else array
                 rows[name] = jnp.broadcast_to(columns, (columns.shape[0], groups))
                 continue
-        if jax.tree.structure(real) != jax.tree.structure(params):
+        if treedef != jax.tree.structure(params):
             raise InvalidProblem(f"schedule {name!r} {_described(value)}; {shapes}")
         try:
             weights[name] = jax.tree.map(lambda leaf, param: jnp.broadcast_to(leaf, param.shape), real, params)
