@@ -17,6 +17,7 @@ from core.callables import check_callable
 from core.engines.engine import Engine
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import FixedPointOverflow, InvalidProblem, UncertifiedGradient, X64Disabled
+from core.reversal.contract import check_optimizer
 from core.reversal.lifting import LIMIT
 from core.reversal.optimizers import Optimizer
 from core.trees import flattened
@@ -63,12 +64,14 @@ def checked(problem: Any, hyper: Any, optimizer: Any, num_steps: Any, key: Any) 
     Raises:
         X64Disabled: JAX is in 32-bit mode.
         InvalidProblem: an argument is none of these; the message names it.
+        InvalidOptimizer: a part of the optimizer is not what it must be.
     """
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise X64Disabled
     _check_functions(problem)
     if not isinstance(optimizer, Optimizer):
         raise InvalidProblem(f"optimizer is {optimizer!r}; give an Optimizer, like sgd()")
+    check_optimizer(optimizer)
     steps, keys = an_int("num_steps", num_steps, most=_MOST_STEPS), typed(key)
     for name, tree in {"problem": problem, "hyper": hyper, "key": keys}.items():
         if any(isinstance(leaf, jax.core.Tracer) for _, leaf in flattened(name, tree)[0]):

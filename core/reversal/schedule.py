@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import InvalidProblem
+from core.errors import InvalidOptimizer, InvalidProblem
 from core.reversal.optimizers import Optimizer, Params, as_given
 from core.reversal.stepping import TreeHypers
 from core.trees import flattened
@@ -128,6 +129,7 @@ def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedul
 
     Raises:
         InvalidProblem: a hyperparameter that acts through its history was given per weight.
+        InvalidOptimizer: the optimizer's `prepare` returned no rows.
     """
     rows = schedule.rows
     if optimizer.prepare is not as_given:
@@ -141,6 +143,11 @@ def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedul
             f"schedule {missing} of {optimizer.name} acts through its history; give a scalar, one value per "
             "step, or one per step and group, not one per weight"
         ) from None
+    if not isinstance(changed, dict) or any(np.ndim(row) != 2 for row in changed.values()):
+        raise InvalidOptimizer(
+            f"prepare of {optimizer.name} returned {short(changed)}; it must return the rows that step reads, a dict "
+            "of arrays [T, groups]"
+        )
     # rows that prepare leaves alone keep their length: one row stands for all steps
     kept = {name: schedule.rows[name] if row is rows.get(name) else row for name, row in changed.items()}
     return schedule._replace(rows=kept)
