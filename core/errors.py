@@ -86,15 +86,9 @@ class UncertifiedGradient(CoreError):  # noqa: N818
 
 
 class SolverFailed(CoreError):  # noqa: N818
-    """The implicit engine's linear system was not solved."""
+    """The implicit engine has no minimum to differentiate, or its linear system was not solved."""
 
     code = "solver_failed"
-
-    def __init__(self, solver: str, residual: float, tolerance: float) -> None:
-        super().__init__(
-            f"{solver} left a relative residual of {residual:.3g}, above the tolerance {tolerance:.3g}: the inner "
-            "loss may not be at a strict minimum; train for more steps, raise iterations or damping, or lower step_size"
-        )
 
 
 class StorageFull(CoreError):  # noqa: N818

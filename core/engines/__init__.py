@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from core.engines.arguments import check_start, checked
+from core.engines.arguments import an_engine, checked, start_blamed
 from core.engines.certificate import Certificate, merged
 from core.engines.checkpointed import checkpointed
 from core.engines.engine import Engine, Memory
@@ -20,7 +19,7 @@ from core.engines.result import Hypergradient
 from core.engines.reversible import hybrid, reversible
 from core.engines.truncated import truncated
 from core.engines.unrolled import unrolled
-from core.errors import FixedPointOverflow, InvalidProblem, NotFinite
+from core.errors import NotFinite
 from core.reversal.optimizers import Optimizer, adam, adamw, heavy_ball, nesterov, rmsprop, sgd
 
 __all__ = [
@@ -65,7 +64,7 @@ def hypergradient(
         problem: inner and outer problem. Keep the object between calls: it is what compilations are found by.
         hyper: pytree of float arrays.
         optimizer: e.g. `sgd()`.
-        num_steps: T, steps of one training run.
+        num_steps: T, steps of one training run; at least 1 and below 2**31.
         key: a `jax.random.key`, or a vector of them, over which value and gradient are averaged; the reversible engine
             takes their runs to all devices of the process.
         engine: `reversible()` unless told otherwise.
@@ -73,30 +72,22 @@ def hypergradient(
     Raises:
         X64Disabled: JAX is in 32-bit mode.
         InvalidProblem: an argument that cannot be trained as given; the message names it.
+        InvalidOptimizer: an optimizer of your own whose parts or functions are not what they must be.
         FixedPointOverflow: training diverged.
         NotFinite: training did not, but the outer loss or the norm of its gradient is no finite number.
-        UncertifiedGradient: the inner loss is not deterministic.
+        UncertifiedGradient: the inner loss is not deterministic, or the optimizer's unstep does not undo its step.
+        SolverFailed: training with the implicit engine did not come to a strict minimum, or its system was not solved.
+        StorageFull: the folder that bits are spilled to has no room left.
     """
     run = checked(problem, hyper, optimizer, num_steps, key)
-    engine = reversible() if engine is None else _instance(engine)
-    try:
+    engine = reversible() if engine is None else an_engine("engine", engine)
+    with start_blamed(run):
         results = engine.many(*run)
-    except FixedPointOverflow as error:
-        if not math.isfinite(error.largest):
-            check_start(run)
-        raise
     found = _mean(results) if run.keys.ndim else results[0]
     value, norm = (float(number) for number in jax.device_get((found.value, _norm(found.gradient))))
     if not (math.isfinite(value) and math.isfinite(norm)):
         raise NotFinite(value=value, norm=norm)
     return found
-
-
-def _instance(engine: Any) -> Engine:
-    if isinstance(engine, type) or not callable(getattr(engine, "many", None)):
-        remedy = "call it: reversible()" if callable(engine) else "give an engine, like reversible()"
-        raise InvalidProblem(f"engine is {getattr(engine, '__name__', None) or repr(engine)}; {remedy}")
-    return engine
 
 
 def _mean(runs: list[Hypergradient]) -> Hypergradient:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from reprlib import repr as short
 from typing import Any, NamedTuple
@@ -12,9 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.callables import check_callable
+from core.engines.engine import Engine
 from core.engines.problem import Hyper, Params, Problem
-from core.errors import InvalidProblem, X64Disabled
+from core.errors import FixedPointOverflow, InvalidProblem, UncertifiedGradient, X64Disabled
+from core.reversal.contract import check_optimizer
+from core.reversal.lifting import LIMIT
 from core.reversal.optimizers import Optimizer
+from core.trees import flattened
 
 _CALLED_WITH = {
     "init": ("hyper", "key"),
@@ -22,6 +28,7 @@ _CALLED_WITH = {
     "outer_loss": ("params", "hyper", "key"),
     "schedule": ("hyper",),
 }
+_MOST_STEPS = 2**31 - 1  # numbers of steps fit into 32 bits, signed or not, as keys are folded with them
 
 
 class Arguments(NamedTuple):
@@ -51,21 +58,23 @@ def checked(problem: Any, hyper: Any, optimizer: Any, num_steps: Any, key: Any) 
         problem: a `Problem`.
         hyper: pytree of finite floats, as arrays of any kind or as numbers.
         optimizer: an `Optimizer`.
-        num_steps: an integer of any kind, at least 1.
+        num_steps: an integer of any kind, at least 1 and below 2**31.
         key: a `jax.random.key`, a `PRNGKey`, or a vector of either.
 
     Raises:
         X64Disabled: JAX is in 32-bit mode.
         InvalidProblem: an argument is none of these; the message names it.
+        InvalidOptimizer: a part of the optimizer is not what it must be.
     """
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise X64Disabled
     _check_functions(problem)
     if not isinstance(optimizer, Optimizer):
         raise InvalidProblem(f"optimizer is {optimizer!r}; give an Optimizer, like sgd()")
-    steps, keys = _count(num_steps), typed(key)
+    check_optimizer(optimizer)
+    steps, keys = an_int("num_steps", num_steps, most=_MOST_STEPS), typed(key)
     for name, tree in {"problem": problem, "hyper": hyper, "key": keys}.items():
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+        if any(isinstance(leaf, jax.core.Tracer) for _, leaf in flattened(name, tree)[0]):
             raise _traced(name)
     hyper = finite_floats(hyper)
     _initial.eval_shape(problem, hyper, jax.ShapeDtypeStruct((), keys.dtype))
@@ -102,51 +111,42 @@ def _check_functions(problem: Any) -> None:
             f"problem is {short(problem)}; give a Problem of the functions init, inner_loss, outer_loss and schedule"
         )
     for field in fields(problem):
-        function, wanted = getattr(problem, field.name), _CALLED_WITH[field.name]
-        if not callable(function):
-            raise InvalidProblem(
-                f"problem.{field.name} is {short(function)}; give a function of ({', '.join(wanted)})"
-            )
-        try:
-            signature = inspect.signature(function)
-        except (TypeError, ValueError):
-            continue  # builtins do not tell theirs
-        try:
-            signature.bind(*wanted)
-        except TypeError as error:
-            raise InvalidProblem(
-                f"problem.{field.name} takes {signature}, but is called with ({', '.join(wanted)}): {error}; "
-                "let it take these"
-            ) from None
+        check_callable(
+            f"problem.{field.name}", getattr(problem, field.name), _CALLED_WITH[field.name], InvalidProblem
+        )
 
 
-def _count(num_steps: Any) -> int:
-    if isinstance(num_steps, jax.core.Tracer):
-        raise _traced("num_steps")
-    try:
-        steps = None if isinstance(num_steps, bool) else operator.index(num_steps)
-    except TypeError:
-        steps = None
-    if steps is None:
-        raise InvalidProblem(f"num_steps is {num_steps!r}, a {type(num_steps).__name__}; give an int, at least 1")
-    if steps < 1:
-        raise InvalidProblem(f"num_steps is {steps}; it must be at least 1")
-    return steps
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """An engine's argument that counts something.
+def an_int(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+    """An argument that counts something, as an int of Python.
 
     Raises:
-        InvalidProblem: it is no whole number, or below 1.
+        InvalidProblem: it is no integer, or out of range.
     """
+    if isinstance(value, jax.core.Tracer):
+        raise _traced(name)
     try:
-        number = operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise InvalidProblem(f"{name} is {value!r}; it must be a whole number, at least 1")
+        number = None
+    if number is None:
+        raise InvalidProblem(f"{name} is {value!r}, a {type(value).__name__}; give an int, at least {least}")
+    if number < least:
+        raise InvalidProblem(f"{name} is {number}; it must be at least {least}")
+    if most is not None and number > most:
+        raise InvalidProblem(f"{name} is {number}; it must be at most {most}")
     return number
+
+
+def an_engine(name: str, value: Any, like: str = "reversible()") -> Engine:
+    """An argument that is an engine.
+
+    Raises:
+        InvalidProblem: it is none, or one not called yet.
+    """
+    if isinstance(value, type) or not callable(getattr(value, "many", None)):
+        remedy = f"call it: {like}" if callable(value) else f"give an engine, like {like}"
+        raise InvalidProblem(f"{name} is {getattr(value, '__name__', None) or short(value)}; {remedy}")
+    return value
 
 
 def finite_floats(hyper: Any) -> Hyper:
@@ -155,7 +155,7 @@ def finite_floats(hyper: Any) -> Hyper:
     Raises:
         InvalidProblem: a leaf does not hold finite floats.
     """
-    paths, treedef = jax.tree_util.tree_flatten_with_path(hyper)
+    paths, treedef = flattened("hyper", hyper)
     names = [f"hyper{jax.tree_util.keystr(path)}" for path, _ in paths]
     leaves = []
     for name, (_, given) in zip(names, paths, strict=True):
@@ -188,23 +188,43 @@ def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
     return [jnp.isfinite(leaf).all() for leaf in leaves]
 
 
-def check_start(run: Arguments) -> None:
-    """Raise InvalidProblem where initial parameters are not finite; costs a run of `init`, so for what went wrong."""
-    for key in [run.keys] if run.keys.ndim == 0 else list(run.keys):
-        params = _initial(run.problem, run.hyper, key)
-        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-        for path, finite in zip(paths, _all_finite(jax.tree.leaves(params)), strict=True):
-            if not finite:
-                raise InvalidProblem(
-                    f"init returned nan or infinity{_within(path)}; look for a log, root or division that made it"
-                )
+@contextmanager
+def start_blamed(run: Arguments) -> Iterator[None]:
+    """Where training diverges within, or its gradient cannot be certified, say so if initial weights are the reason.
+
+    That costs a run of `init`, so it is for what went wrong.
+
+    Raises:
+        InvalidProblem: initial weights are not finite, or beyond the range that training has.
+    """
+    try:
+        yield
+    except (FixedPointOverflow, UncertifiedGradient):
+        for key in [run.keys] if run.keys.ndim == 0 else list(run.keys):
+            _check_start(_initial(run.problem, run.hyper, key))
+        raise
+
+
+def _check_start(params: Params) -> None:
+    paths, _ = flattened("what init returned", params)
+    found = jax.device_get([(jnp.isfinite(leaf).all(), jnp.max(jnp.abs(leaf), initial=0)) for _, leaf in paths])
+    for (path, _), (finite, largest) in zip(paths, found, strict=True):
+        if not finite:
+            raise InvalidProblem(
+                f"init returned nan or infinity{_within(path)}; look for a log, root or division that made it"
+            )
+        if largest >= LIMIT:
+            raise InvalidProblem(
+                f"init returned weights of up to {largest:.4g}{_within(path)}, outside the range ±{LIMIT:.0f} that "
+                "weights have; begin with smaller ones, which the losses may scale up"
+            )
 
 
 @jax.jit
 def _initial(problem: Problem, hyper: Hyper, key: jax.Array) -> Params:
     """The initial parameters. To check their kind a trace is enough, which JAX makes once for each problem."""
     params = problem.init(hyper, key)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    for path, leaf in flattened("what init returned", params)[0]:
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise InvalidProblem(
                 f"init must return a pytree of float32 or float64 arrays, not {short(leaf)}{_within(path)}, a "

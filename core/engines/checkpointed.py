@@ -10,7 +10,7 @@ import equinox.internal
 import jax
 import jax.numpy as jnp
 
-from core.engines.arguments import at_least_one
+from core.engines.arguments import an_int
 from core.engines.float_engine import FloatEngine, Outcome, by_reverse_mode
 from core.engines.floating import Take
 from core.engines.problem import Hyper, Problem
@@ -74,4 +74,4 @@ def checkpointed(method: Literal["sqrt", "recursive"] = "sqrt", checkpoints: int
     """
     if method not in ("sqrt", "recursive"):
         raise InvalidProblem(f"method is {method!r}; it must be 'sqrt' or 'recursive'")
-    return Checkpointed(method, None if checkpoints is None else at_least_one("checkpoints", checkpoints))
+    return Checkpointed(method, None if checkpoints is None else an_int("checkpoints", checkpoints))

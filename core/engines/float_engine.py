@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
     gradient: Hyper
     params: Params
     largest: jax.Array  # |w| of each group in each step, [T, groups]
-    residual: jax.Array | float = 0.0  # of a linear system that had to be solved, relative
+    evidence: Any = None  # what `check` judges it by
 
 
 class FloatEngine:
@@ -50,6 +50,10 @@ class FloatEngine:
 
     def check(self, outcome: Outcome) -> None:
         """Raise if an outcome is none."""
+
+    def exact_for_steps(self, num_steps: int) -> str:
+        """`exact_for`, of a training of so many steps."""
+        return self.exact_for
 
     def many(
         self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, keys: jax.Array
@@ -80,7 +84,14 @@ class FloatEngine:
         check_range(outcome.largest, group_names(params))
         self.check(outcome)
         certificate = Certificate(
-            False, self.name, "autodiff", None, None, None, exact_for=self.exact_for, optimizer=optimizer.name
+            False,
+            self.name,
+            "autodiff",
+            None,
+            None,
+            None,
+            exact_for=self.exact_for_steps(num_steps),
+            optimizer=optimizer.name,
         )
         return Hypergradient(outcome.value, outcome.gradient, outcome.params, certificate)
 

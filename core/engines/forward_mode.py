@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from core.engines.arguments import at_least_one
+from core.engines.arguments import an_int
 from core.engines.engine import Engine
 from core.engines.float_engine import FloatEngine, Outcome
 from core.engines.floating import dynamics
@@ -114,6 +114,4 @@ def forward_mode(at_once: int = 32, window: int | None = None) -> ForwardMode:
     Raises:
         InvalidProblem: there are no such numbers.
     """
-    return ForwardMode(
-        at_least_one("at_once", at_once), None if window is None else at_least_one("window", window)
-    )
+    return ForwardMode(an_int("at_once", at_once), None if window is None else an_int("window", window))

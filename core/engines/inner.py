@@ -134,6 +134,11 @@ def _check_params(params: Params) -> None:
             f"init must return a pytree of float32 or float64 arrays, not {sorted(dtypes) or 'an empty one'}; "
             "cast what it returns"
         )
+    if not any(leaf.size for leaf in leaves):
+        raise InvalidProblem(
+            f"init must return at least one weight, but its arrays have the shapes {[leaf.shape for leaf in leaves]}: "
+            "there is nothing to train"
+        )
 
 
 def _check_losses(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> None:

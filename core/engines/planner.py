@@ -15,7 +15,7 @@ import jax
 import psutil
 from jax.tree_util import Partial
 
-from core.engines.arguments import checked
+from core.engines.arguments import an_engine, an_int, checked
 from core.engines.checkpointed import checkpointed
 from core.engines.engine import Engine, Memory
 from core.engines.forward_mode import forward_mode
@@ -103,12 +103,15 @@ def plan(
         host_budget: the same of host memory.
 
     Raises:
-        InvalidProblem: the problem cannot be trained as given.
+        InvalidProblem: the problem cannot be trained as given, or an argument is none of these; the message names it.
     """
     run = checked(problem, hyper, optimizer, num_steps, key).one_run()
+    device_budget, host_budget = _bytes("device_budget", device_budget), _bytes("host_budget", host_budget)
     device_budget = _free_on_device() if device_budget is None else device_budget
     host_budget = int(_SHARE * psutil.virtual_memory().available) if host_budget is None else host_budget
-    engines = all_engines(run.hyper, run.num_steps) if engines is None else engines
+    if engines is None:
+        engines = all_engines(run.hyper, run.num_steps)
+    engines = [an_engine("one of engines", engine) for engine in engines]
     shorter = _Shorter(*run)
     predictions = []
     for engine in engines:
@@ -164,8 +167,16 @@ class Automatic:
 
 
 def automatic(*, device_budget: int | None = None, host_budget: int | None = None) -> Automatic:
-    """Engine that plans (see `plan`) when it first meets a problem, and takes what is fastest within the budgets."""
-    return Automatic(device_budget, host_budget)
+    """Engine that plans (see `plan`) when it first meets a problem, and takes what is fastest within the budgets.
+
+    Raises:
+        InvalidProblem: a budget is no number of bytes.
+    """
+    return Automatic(_bytes("device_budget", device_budget), _bytes("host_budget", host_budget))
+
+
+def _bytes(name: str, budget: int | None) -> int | None:
+    return None if budget is None else an_int(f"{name} (bytes)", budget, least=0)
 
 
 _choices: dict[Any, Engine] = {}

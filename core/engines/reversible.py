@@ -5,6 +5,7 @@ Exact for every reversible optimizer: no truncation, no approximation, only the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import jax
 
-from core.engines.arguments import at_least_one
+from core.callables import check_callable
+from core.engines.arguments import an_engine, an_int
 from core.engines.engine import Engine, Memory
 from core.engines.problem import Hyper, Problem
 from core.engines.result import Hypergradient
@@ -115,6 +117,9 @@ def reversible(
         side_by_side: of several keys, how many runs each device takes at a time, by `jax.vmap`. With 1 every run has
             the bits that it has alone, whatever the number of devices. More are faster where one run leaves the
             device idle (small models, GPUs); their gradients differ from those of runs alone in rounding.
+
+    Raises:
+        InvalidProblem: an argument is none of these; the message names it.
     """
     return _engine(1, interrupt, fallback, spill_to, side_by_side)
 
@@ -138,6 +143,9 @@ def hybrid(
         fallback: as for `reversible`.
         spill_to: as for `reversible`; checkpoints go there too.
         side_by_side: as for `reversible`.
+
+    Raises:
+        InvalidProblem: as for `reversible`.
     """
     return _engine(checkpoints, interrupt, fallback, spill_to, side_by_side)
 
@@ -149,21 +157,34 @@ def _engine(
     spill_to: str | Path | None,
     side_by_side: int,
 ) -> Reversible:
+    check_callable("interrupt", interrupt, (), InvalidProblem)
     return Reversible(
-        at_least_one("checkpoints", checkpoints),
+        an_int("checkpoints", checkpoints),
         interrupt,
-        fallback,
+        None if fallback is None else an_engine("fallback", fallback, like="unrolled()"),
         _folder(spill_to),
-        at_least_one("side_by_side", side_by_side),
+        an_int("side_by_side", side_by_side),
     )
 
 
 def _folder(spill_to: str | Path | None) -> Path | None:
+    """A folder that a file can be made in, which is tried."""
     if spill_to is None:
         return None
-    if not Path(spill_to).is_dir():
-        raise InvalidProblem(f"spill_to is {str(spill_to)!r}, which is no folder; make it first")
-    return Path(spill_to)
+    if not isinstance(spill_to, str | os.PathLike):
+        raise InvalidProblem(
+            f"spill_to is {spill_to!r} of type {type(spill_to).__name__}; give the path of a folder"
+        )
+    folder = Path(spill_to)
+    if not folder.is_dir():
+        raise InvalidProblem(f"spill_to is {str(folder)!r}, which is no folder; make it first")
+    try:
+        DiskStore(folder).close()
+    except OSError as error:
+        raise InvalidProblem(
+            f"spill_to is {str(folder)!r}, where no file can be made ({error.strerror}); give a folder to write to"
+        ) from error
+    return folder
 
 
 def working_memory(problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array) -> int:

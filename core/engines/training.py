@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from core.engines.arguments import checked
+from core.engines.arguments import checked, start_blamed
 from core.engines.following import LOOK_EVERY, UnitChanges, follows, of_run, refinement_for, room_for
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
@@ -277,5 +277,7 @@ def train(
         X64Disabled, InvalidProblem: as for `hypergradient`.
         FixedPointOverflow: training diverged.
     """
-    run = Run(*checked(problem, hyper, optimizer, num_steps, key).one_run(), interrupt)
-    return run.parameters(run.in_range(lambda: run.forward_only(run.plans())))
+    arguments = checked(problem, hyper, optimizer, num_steps, key).one_run()
+    with start_blamed(arguments):
+        run = Run(*arguments, interrupt)
+        return run.parameters(run.in_range(lambda: run.forward_only(run.plans())))

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from core.engines.arguments import at_least_one
+from core.engines.arguments import an_int
 from core.engines.engine import Engine
 from core.engines.float_engine import FloatEngine, Outcome
 from core.engines.floating import dynamics
 from core.engines.problem import Hyper, Params, Problem
+from core.engines.unrolled import Unrolled
 from core.reversal.optimizers import Optimizer
 
 
@@ -26,7 +27,11 @@ class Truncated(FloatEngine):
         "what the outer loss and the last steps do with a hyperparameter, their start held fixed; what earlier steps "
         "and the initial weights do with it is left out"
     )
-    complete = False
+    complete = False  # as long as training has more steps
+
+    def exact_for_steps(self, num_steps: int) -> str:
+        """See `FloatEngine`."""
+        return Unrolled.exact_for if self.last >= num_steps else self.exact_for
 
     def differentiate(
         self, problem: Problem, hyper: Hyper, key: jax.Array, optimizer: Optimizer, num_steps: int
@@ -54,9 +59,10 @@ def truncated(last: int) -> Truncated:
     Bilevel Optimization"). It keeps `last` steps in memory.
 
     Args:
-        last: number of steps, at least 1; all of them, initial weights included, if training has no more.
+        last: number of steps, at least 1. If training has no more than that, nothing is cut off: the gradient is the
+            whole one, initial weights included, and its certificate says so.
 
     Raises:
         InvalidProblem: there is no such number.
     """
-    return Truncated(at_least_one("last", last))
+    return Truncated(an_int("last", last))

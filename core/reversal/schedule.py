@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import InvalidProblem
+from core.errors import InvalidOptimizer, InvalidProblem
 from core.reversal.optimizers import Optimizer, Params, as_given
 from core.reversal.stepping import TreeHypers
+from core.trees import flattened
 
 
 class Schedule(NamedTuple):
@@ -74,15 +76,16 @@ def normalize(schedule: dict[str, Any], optimizer: Optimizer, params: Params, nu
     shapes = f"give a scalar, {over_time}, or a pytree like the parameters"
     rows, weights = {}, {}
     for name, value in (defaults | schedule).items():
-        real = jax.tree.map(lambda leaf, name=name: _real(name, leaf), value)
-        leaves = jax.tree.leaves(real)
-        if len(leaves) == 1 and jax.tree.structure(real).num_nodes == 1:
+        entries, treedef = flattened(f"schedule {name!r}", value)
+        leaves = [_real(name, leaf) for _, leaf in entries]
+        real = treedef.unflatten(leaves)
+        if len(leaves) == 1 and treedef.num_nodes == 1:
             array = leaves[0]
             if array.shape in {(), (num_steps,), (num_steps, groups), (1, groups)}:
                 columns = array.reshape(-1, 1) if array.ndim < 2 else array
                 rows[name] = jnp.broadcast_to(columns, (columns.shape[0], groups))
                 continue
-        if jax.tree.structure(real) != jax.tree.structure(params):
+        if treedef != jax.tree.structure(params):
             raise InvalidProblem(f"schedule {name!r} {_described(value)}; {shapes}")
         try:
             weights[name] = jax.tree.map(lambda leaf, param: jnp.broadcast_to(leaf, param.shape), real, params)
@@ -126,6 +129,7 @@ def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedul
 
     Raises:
         InvalidProblem: a hyperparameter that acts through its history was given per weight.
+        InvalidOptimizer: the optimizer's `prepare` returned no rows.
     """
     rows = schedule.rows
     if optimizer.prepare is not as_given:
@@ -139,6 +143,11 @@ def prepare(schedule: Schedule, optimizer: Optimizer, num_steps: int) -> Schedul
             f"schedule {missing} of {optimizer.name} acts through its history; give a scalar, one value per "
             "step, or one per step and group, not one per weight"
         ) from None
+    if not isinstance(changed, dict) or any(np.ndim(row) != 2 for row in changed.values()):
+        raise InvalidOptimizer(
+            f"prepare of {optimizer.name} returned {short(changed)}; it must return the rows that step reads, a dict "
+            "of arrays [T, groups]"
+        )
     # rows that prepare leaves alone keep their length: one row stands for all steps
     kept = {name: schedule.rows[name] if row is rows.get(name) else row for name, row in changed.items()}
     return schedule._replace(rows=kept)

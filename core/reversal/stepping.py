@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from core.errors import InvalidOptimizer
+from core.reversal import contract
 from core.reversal.dependence import depending_outputs
 from core.reversal.lifting import UNIT
 from core.reversal.moves import Fixed, Noted, Number
@@ -23,7 +24,7 @@ Units = dict[str, Params]  # {field: pytree like the parameters} of powers of tw
 def rest(optimizer: Optimizer, params: Params) -> State:
     """State that training starts from, in real numbers: each field a pytree like the parameters."""
     leaves, treedef = jax.tree.flatten(params)
-    return join([optimizer.init(leaf) for leaf in leaves], treedef)
+    return join([contract.init(optimizer, leaf) for leaf in leaves], treedef)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "drifting", "seeds"))
@@ -64,7 +65,7 @@ def step(optimizer: Optimizer, state: State, gradient: Params, hypers: TreeHyper
     """One step, of a real state (differentiable) or of a fixed-point one (invertible)."""
     gradients, treedef = jax.tree.flatten(gradient)
     taken = [
-        optimizer.step(group, leaf, hyper)
+        contract.returned(optimizer, "step", group, optimizer.step(group, leaf, hyper))
         for group, leaf, hyper in zip(split(state, treedef), gradients, _by_group(hypers, treedef), strict=True)
     ]
     return join(taken, treedef)
@@ -82,37 +83,38 @@ def unstep(
         hypers: what `step` was given.
     """
     treedef = _groups_of(state)
+    groups = split(state, treedef)
     moves = [
-        optimizer.unstep(group, hyper)
-        for group, hyper in zip(split(state, treedef), _by_group(hypers, treedef), strict=True)
+        optimizer.unstep(group, hyper) for group, hyper in zip(groups, _by_group(hypers, treedef), strict=True)
     ]
-    positions = [_first_yield(optimizer, move) for move in moves]
+    positions = [_first_yield(optimizer, group, move) for group, move in zip(groups, moves, strict=True)]
     gradients = jax.tree.leaves(gradient_at(treedef.unflatten(positions)))
     before = []
-    for move, gradient in zip(moves, gradients, strict=True):
+    for group, move, gradient in zip(groups, moves, gradients, strict=True):
         try:
             move.send(gradient)
         except StopIteration as end:
-            before.append(end.value)
+            before.append(contract.returned(optimizer, "unstep", group, end.value))
         else:
             raise InvalidOptimizer(f"unstep of {optimizer.name} yields twice; it may ask for the gradient once")
     return join(before, treedef)
 
 
-def _first_yield(optimizer: Optimizer, move: Any) -> Number:
+def _first_yield(optimizer: Optimizer, group: State, move: Any) -> Number:
     try:
-        return next(move)
+        position = next(move)
     except (StopIteration, TypeError) as error:
         raise InvalidOptimizer(
             f"unstep of {optimizer.name} must be a generator that says `gradient = yield position` once"
         ) from error
+    return contract.like(optimizer, f"unstep of {optimizer.name} yields", "position", group.position, position)
 
 
 def decay_factors(optimizer: Optimizer, shapes: Params, hypers: TreeHypers) -> dict[str, Params]:
     """{field: factor by which a step decays it, a pytree like the parameters}."""
     leaves, treedef = jax.tree.flatten(shapes)
     noted = [
-        _noted_factors(optimizer, optimizer.init(jnp.zeros(leaf.shape)), jnp.zeros(leaf.shape), hyper)
+        _noted_factors(optimizer, contract.init(optimizer, jnp.zeros(leaf.shape)), jnp.zeros(leaf.shape), hyper)
         for leaf, hyper in zip(leaves, _by_group(hypers, treedef), strict=True)
     ]
     return {field: treedef.unflatten([one[field] for one in noted]) for field in anatomy(optimizer).decaying}
@@ -122,7 +124,8 @@ def _noted_factors(
     optimizer: Optimizer, state: State, gradient: jax.Array, hypers: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     factors: dict[str, jax.Array] = {}
-    optimizer.step(type(state)(*map(partial(Noted, factors=factors), state, state._fields)), gradient, hypers)
+    noted = type(state)(*map(partial(Noted, factors=factors), state, state._fields))
+    contract.returned(optimizer, "step", noted, optimizer.step(noted, gradient, hypers))
     return factors
 
 
@@ -141,11 +144,11 @@ def anatomy(optimizer: Optimizer) -> Anatomy:
         InvalidOptimizer: what they do cannot be undone.
     """
     scalar = jax.ShapeDtypeStruct((), jnp.float64)
-    state = jax.eval_shape(optimizer.init, scalar)
-    fields = state._fields
-    if fields[0] != "position":
+    state = jax.eval_shape(partial(contract.init, optimizer), scalar)
+    unknown = sorted(set(optimizer.unit_per_weight) - set(state._fields))
+    if unknown:
         raise InvalidOptimizer(
-            f"the first field of {optimizer.name}'s state is {fields[0]!r}; it must be 'position'"
+            f"unit_per_weight of {optimizer.name} names {unknown}; its state's fields are {list(state._fields)}"
         )
     hypers = {name: jnp.asarray(0.5) for name in optimizer.hyperparameters}
     factors = jax.make_jaxpr(
@@ -157,7 +160,7 @@ def anatomy(optimizer: Optimizer) -> Anatomy:
             f"step of {optimizer.name} decays by a factor that depends on the state or the gradient; let it depend on "
             "hyperparameters alone"
         )
-    return Anatomy(fields, tuple(field for field in fields if field in shapes))
+    return Anatomy(state._fields, tuple(field for field in state._fields if field in shapes))
 
 
 def default_units(optimizer: Optimizer, params: Params) -> Units:

@@ -4,8 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from core import Problem, meta_optimize
+from core import Problem, meta_optimize, sgd
 from core.errors import InvalidProblem, NotFinite
+from core.meta_optimization import initial_state
 
 PROBLEM = Problem(
     init=lambda hyper, key: {"w": 1 + 0.1 * jax.random.normal(key, (3,))},
@@ -90,6 +91,58 @@ def test_an_outer_loss_that_is_not_a_number_is_an_error_and_never_the_best():
 def test_hyperparameters_are_checked_before_anything_is_made_of_them(change):
     with pytest.raises(InvalidProblem, match="log_step.*finite floats"):
         next(meta_optimize(PROBLEM, HYPER | change, **ARGUMENTS))
+
+
+STATE = initial_state(HYPER, optax.adam(0.04))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_iterations": 0}, "num_iterations is 0; it must be at least 1"),
+        ({"num_iterations": -1}, "num_iterations is -1"),
+        ({"num_iterations": 2.5}, r"num_iterations is 2\.5, a float; give an int"),
+        ({"num_iterations": True}, "num_iterations is True, a bool"),
+        ({"norm_may_grow": -1}, "norm_may_grow is -1; give a number above 0, or None"),
+        ({"norm_may_grow": 0}, "norm_may_grow is 0"),
+        ({"norm_may_grow": float("nan")}, "norm_may_grow is nan"),
+        ({"norm_may_grow": "10"}, "norm_may_grow is '10'"),
+        ({"norm_may_grow": True}, "norm_may_grow is True"),
+        ({"meta_optimizer": "adam"}, r"meta_optimizer is 'adam'; give a transformation of optax, like optax\.adam"),
+        ({"meta_optimizer": optax.adam}, r"meta_optimizer is <function.*; call it, like optax\.adam"),
+        ({"meta_optimizer": sgd()}, "meta_optimizer is Optimizer.*; give a transformation of optax"),
+        ({"problem": lambda: PROBLEM}, r"problem takes \(\), but is called with \(iteration\)"),
+        ({"keys": lambda: None}, r"keys takes \(\), but is called with \(iteration\)"),
+        ({"look": 3}, r"look is 3; give a function of \(state, diverged\)"),
+        ({"resume_from": "checkpoint"}, "resume_from is of type str; give the `state` of a MetaIteration"),
+        ({"resume_from": ()}, "resume_from is of type tuple"),
+        ({"resume_from": tuple(STATE)}, "resume_from is of type tuple"),
+        ({"resume_from": STATE._replace(iteration="3")}, "resume_from.iteration is '3', a str"),
+        ({"resume_from": STATE._replace(iteration=-1)}, "resume_from.iteration is -1"),
+        ({"resume_from": STATE._replace(hyper={"log_step": jnp.ones(3)})}, r"resume_from.hyper is laid out as .*\(3,\)"),
+        ({"resume_from": STATE._replace(hyper=jnp.ones(10))}, "resume_from.hyper is laid out as"),
+        ({"resume_from": STATE, "meta_optimizer": optax.sgd(0.1)}, "resume_from.optimizer_state .*; resume with"),
+        ({"resume_from": initial_state({"log_step": jnp.ones(3)}, optax.adam(0.1))._replace(hyper=HYPER)}, "optimizer_state"),
+    ],
+)  # fmt: skip
+def test_arguments_are_checked_at_once(change, message):
+    """Before the first meta-iteration is asked for."""
+    arguments = {"problem": PROBLEM, "hyper": HYPER} | ARGUMENTS | change
+    with pytest.raises(InvalidProblem, match=message):
+        meta_optimize(**arguments)
+
+
+def test_what_is_no_problem_or_key_is_named_as_by_hypergradient():
+    with pytest.raises(InvalidProblem, match="problem is 3; give a Problem"):
+        next(meta_optimize(3, HYPER, **ARGUMENTS))
+    with pytest.raises(InvalidProblem, match="key is None"):
+        learn(keys=None)
+
+
+def test_the_state_takes_the_place_of_hyper():
+    state = learn(num_iterations=1)[0].state
+    with_it, without = learn(resume_from=state), list(meta_optimize(PROBLEM, None, resume_from=state, **ARGUMENTS))
+    np.testing.assert_array_equal(with_it[-1].hyper["log_step"], without[-1].hyper["log_step"])
 
 
 def test_the_norm_of_large_float32_gradients_is_recorded():

@@ -129,12 +129,150 @@ def good_unstep(state, hypers):
 RANGES = {"step_size": Range(), "momentum": Range(0.0, 1.0)}
 
 
-def attempt(step=good_step, unstep=good_unstep, init=at_rest, momentum=0.5):
-    return run(Optimizer("mine", RANGES, init, step, unstep), step_size=0.01, momentum=momentum)
+def attempt(step=good_step, unstep=good_unstep, init=at_rest, momentum=0.5, engine=None, **parts):
+    optimizer = Optimizer("mine", RANGES, init, step, unstep)._replace(**parts)
+    return run(optimizer, engine, step_size=0.01, momentum=momentum)
 
 
 def test_the_others_differ_from_this_one_which_is_right():
     assert attempt().certificate.exact
+
+
+class Other(NamedTuple):
+    position: jax.Array
+    velocity: jax.Array
+
+
+STATE_WANTED = r"it must return Momentum\(position, velocity\), the state that init makes"
+ENGINES = pytest.mark.parametrize("engine", [reversible(), unrolled()], ids=lambda engine: engine.name)
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("change", "returned"),
+    [
+        (lambda state: None, "None"),
+        (tuple, "something of type tuple"),
+        (lambda state: state._asdict(), "something of type dict"),
+        (lambda state: state.position, "(a number|an array of float64) (of|and) shape"),
+        (lambda state: Other(*state), "something of type Other"),
+    ],
+)
+def test_a_step_that_returns_no_state_is_named(change, returned, engine):
+    with pytest.raises(InvalidOptimizer, match=f"step of mine returned {returned}.*; {STATE_WANTED}"):
+        attempt(lambda *given: change(good_step(*given)), engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: None, f"None; {STATE_WANTED}"),
+        (tuple, f"something of type tuple; {STATE_WANTED}"),
+        (lambda state: Other(*state), f"something of type Other; {STATE_WANTED}"),
+        (
+            lambda state: state._replace(velocity=real(state.velocity)),
+            "an array .* for velocity; it must be what add",
+        ),
+        (lambda state: state._replace(velocity=0.0), "something of type float for velocity; it must be what add"),
+    ],
+)
+def test_an_unstep_that_returns_no_state_is_named(change, message):
+    def unstep(state, hypers):
+        return change((yield from good_unstep(state, hypers)))
+
+    with pytest.raises(InvalidOptimizer, match=f"unstep of mine returned {message}"):
+        attempt(unstep=unstep)
+
+
+def test_an_unstep_that_yields_no_position_is_named():
+    def unstep(state, hypers):
+        yield
+        return state
+
+    with pytest.raises(InvalidOptimizer, match="unstep of mine yields None for position; it must be what add"):
+        attempt(unstep=unstep)
+
+
+def test_a_field_that_no_move_made_is_named():
+    def step(state, gradient, hypers):
+        return good_step(state, gradient, hypers)._replace(velocity=0.5 * real(state.velocity))
+
+    with pytest.raises(
+        InvalidOptimizer, match=r"step of mine returned an array .* for velocity; it must be what add"
+    ):
+        attempt(step)
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        (lambda w: None, "returned None; it must return a NamedTuple whose first field is 'position'"),
+        (lambda w: {"position": w, "speed": w}, "returned something of type dict; it must return a NamedTuple"),
+        (lambda w: (w, w), "returned something of type tuple; it must return a NamedTuple"),
+        (lambda w: w, "returned an array of float64 and shape .*; it must return a NamedTuple"),
+        (
+            lambda w: Momentum(w, jnp.zeros(7)),
+            r"returned an array of float64 and shape \(7,\) for velocity.*zeros_like",
+        ),
+        (lambda w: Momentum(w, 0.0), "returned something of type float for velocity.*zeros_like"),
+        (lambda w: Momentum(w, None), "returned None for velocity"),
+        (lambda w: Momentum(w, jnp.zeros(w.shape, int)), "returned an array of int64 .* for velocity"),
+        (lambda w: Momentum(w, jnp.zeros(w.shape, jnp.float32)), "returned an array of float32 .* for velocity"),
+        (
+            lambda w: Momentum(jnp.sum(w), jnp.zeros_like(w)),
+            r"returned .* shape \(\) for position, but .* \(5,\) for the weights",
+        ),
+    ],
+)
+def test_an_init_that_makes_no_state_is_named(init, message, engine):
+    with pytest.raises(InvalidOptimizer, match=f"init of mine {message}"):
+        attempt(init=init, engine=engine)
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"hyperparameters": ["step_size"]},
+            r"hyperparameters of mine is \['step_size'\]; give a dict {name: Range}",
+        ),
+        ({"hyperparameters": RANGES | {1: Range()}}, "hyperparameters of mine is .*; give a dict"),
+        (
+            {"hyperparameters": RANGES | {"momentum": (0, 1)}},
+            r"'momentum' of mine has the range \(0, 1\); give a Range",
+        ),
+        ({"hyperparameters": RANGES | {"momentum": 0.5}}, r"'momentum' of mine has the range 0\.5"),
+        ({"hyperparameters": RANGES | {"momentum": Range("0")}}, "'momentum' of mine has the range .*of numbers"),
+        ({"hyperparameters": RANGES | {"momentum": Range(1.0, 0.0)}}, "low ≤ default < high"),
+        ({"hyperparameters": RANGES | {"momentum": Range(0.0, 1.0, 1.0)}}, "low ≤ default < high"),
+        ({"step": 3}, r"step of mine is 3; give a function of \(state, gradient, hypers\)"),
+        ({"step": lambda state, gradient: state}, r"step of mine takes \(state, gradient\), but is called with"),
+        ({"unstep": lambda state: state}, "unstep of mine takes"),
+        ({"init": lambda: None}, "init of mine takes"),
+        ({"prepare": lambda rows: None}, "prepare of mine returned None; it must return the rows that step reads"),
+        (
+            {"prepare": lambda rows: dict.fromkeys(rows, 1.0)},
+            "prepare of mine returned .*; it must return the rows",
+        ),
+        (
+            {"unit_per_weight": "velocity"},
+            "unit_per_weight of mine is 'velocity'; give a tuple of names of fields",
+        ),
+        ({"unit_per_weight": ["velocity"]}, r"unit_per_weight of mine is \['velocity'\]; give a tuple"),
+    ],
+)
+def test_parts_of_another_kind_are_named(parts, message, engine):
+    with pytest.raises(InvalidOptimizer, match=message):
+        attempt(engine=engine, **parts)
+
+
+def test_units_for_fields_that_are_not_there_are_named():
+    with pytest.raises(
+        InvalidOptimizer, match=r"unit_per_weight of mine names \['speed'\]; its state's fields are"
+    ):
+        attempt(unit_per_weight=("speed",))
 
 
 def decays_by(factor_of):

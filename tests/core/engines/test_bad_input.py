@@ -8,8 +8,9 @@ from jax.tree_util import Partial
 
 from core import Problem, adam, adamw, hybrid, hypergradient, reversible, sgd, unrolled
 from core.diagnostics import adjoint_growth
-from core.engines import checkpointed, forward_mode
+from core.engines import automatic, checkpointed, forward_mode, implicit, plan, truncated
 from core.engines.arguments import checked
+from core.engines.training import train
 from core.errors import FixedPointOverflow, InvalidProblem, NotFinite
 from core.reversal.schedule import check, normalize, prepare
 from tests.core.engines.regression import STEPS, make_hyper, make_problem, run
@@ -59,6 +60,8 @@ def test_parameters_that_are_not_floats_are_refused():
         (jnp.array([10]), "num_steps is .*give an int"),
         ("10", "num_steps is '10', a str"),
         (None, "num_steps is None"),
+        (2**31, "num_steps is 2147483648; it must be at most 2147483647"),
+        (2**63, "num_steps is 9223372036854775808; it must be at most 2147483647"),
     ],
 )
 def test_numbers_of_steps_that_are_none_are_refused(steps, message):
@@ -165,6 +168,28 @@ def test_schedules_of_other_optimizers_too(optimizer, schedule, message):
         (lambda: hybrid(checkpoints=0), "checkpoints is 0.*at least 1"),
         (lambda: reversible(side_by_side=0), "side_by_side is 0.*at least 1"),
         (lambda: reversible(spill_to="/nowhere/at/all"), "spill_to.*no folder"),
+        (lambda: reversible(spill_to=3), "spill_to is 3 of type int; give the path of a folder"),
+        (lambda: hybrid(checkpoints=2, spill_to=b"/tmp"), "spill_to is b'/tmp' of type bytes"),
+        (lambda: reversible(spill_to="/proc"), r"spill_to is '/proc', where no file can be made \(.*write to"),
+        (lambda: reversible(interrupt=3), r"interrupt is 3; give a function of \(\)"),
+        (lambda: reversible(interrupt=None), "interrupt is None; give a function"),
+        (
+            lambda: hybrid(checkpoints=2, interrupt=lambda step: None),
+            r"interrupt takes \(step\), but is called with \(\)",
+        ),
+        (lambda: reversible(fallback="unrolled"), r"fallback is 'unrolled'; give an engine, like unrolled\(\)"),
+        (lambda: reversible(fallback=unrolled), r"fallback is unrolled; call it: unrolled\(\)"),
+        (lambda: automatic(device_budget="1G"), r"device_budget \(bytes\) is '1G', a str; give an int"),
+        (lambda: automatic(device_budget=-1), r"device_budget \(bytes\) is -1; it must be at least 0"),
+        (lambda: automatic(host_budget=1.5), r"host_budget \(bytes\) is 1\.5, a float"),
+        (
+            lambda: plan(SMALL, 1.0, optimizer=sgd(), num_steps=3, key=KEY, host_budget=True),
+            "host_budget .* a bool",
+        ),
+        (
+            lambda: plan(SMALL, 1.0, optimizer=sgd(), num_steps=3, key=KEY, engines=["unrolled"]),
+            "engines is 'unrolled'",
+        ),
     ],
 )
 def test_engines_that_cannot_be_are_named(make, message):
@@ -338,6 +363,73 @@ def test_a_mistake_within_prepare_is_not_taken_for_the_schedules():
     assert prepared.rows["twice"].shape == (9, 2)
     with pytest.raises(InvalidProblem, match="step_size.*history"):
         prepare(normalize({"step_size": PARAMS, "momentum": 0.5}, optimizer, PARAMS, 9), optimizer, 9)
+
+
+EVERY_ENGINE = pytest.mark.parametrize(
+    "engine",
+    [reversible(), hybrid(checkpoints=2), unrolled(), checkpointed(), forward_mode(), truncated(2), implicit()],
+    ids=lambda engine: engine.name,
+)
+
+
+def small(engine, hyper=1.0, **changes):
+    problem = Problem(
+        **{name: getattr(SMALL, name) for name in ("init", "inner_loss", "outer_loss", "schedule")} | changes
+    )
+    return hypergradient(problem, hyper, optimizer=sgd(), num_steps=3, key=KEY, engine=engine)
+
+
+@EVERY_ENGINE
+@pytest.mark.parametrize("params", [{"w": jnp.ones(0)}, {"w": jnp.ones((0, 3)), "v": jnp.ones((2, 0))}])
+def test_parameters_without_a_weight_are_refused(params, engine):
+    with pytest.raises(
+        InvalidProblem, match=r"init must return at least one weight.*\(0.*: there is nothing to train"
+    ):
+        small(engine, init=lambda hyper, key: params)
+
+
+MIXED = {"w": jnp.ones(2), 1: jnp.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hyper": {"a": 1.0, 1: 2.0}}, "hyper is no pytree"),
+        ({"hyper": [{"a": {None: 1.0, "b": 2.0}}]}, "hyper is no pytree"),
+        ({"init": lambda hyper, key: MIXED}, "what init returned is no pytree"),
+        ({"schedule": lambda hyper: {"step_size": 0.1, "momentum": MIXED}}, "schedule 'momentum' is no pytree"),
+        ({"inner_loss": Partial(lambda data, *others: 0.0, MIXED)}, "problem is no pytree"),
+    ],
+)
+@ENGINES
+def test_keys_of_mixed_types_are_named(change, message, engine):
+    with pytest.raises(InvalidProblem, match=f"{message} that can be flattened.*keys of each dict one type"):
+        small(engine, **change)
+
+
+@EVERY_ENGINE
+@pytest.mark.parametrize("largest", [4096.0, -5000.0, 1e9])
+def test_initial_weights_out_of_range_are_named(largest, engine):
+    start = {"w": jnp.ones(2), "v": jnp.array([1.0, largest])}
+    with pytest.raises(
+        InvalidProblem, match=r"init returned weights of up to .* in \['v'\], outside the range ±4096"
+    ):
+        small(engine, init=lambda hyper, key: start)
+
+
+def test_training_alone_and_several_runs_name_them_too():
+    problem = Problem(
+        lambda hyper, key: {"w": jnp.full(2, 5e3)}, SMALL.inner_loss, SMALL.outer_loss, SMALL.schedule
+    )
+    with pytest.raises(InvalidProblem, match="outside the range ±4096"):
+        train(problem, 1.0, optimizer=sgd(), num_steps=3, key=KEY)
+    with pytest.raises(InvalidProblem, match="outside the range ±4096"):
+        hypergradient(problem, 1.0, optimizer=sgd(), num_steps=3, key=jax.random.split(KEY, 2))
+
+
+def test_a_start_within_the_range_is_not_blamed():
+    with pytest.raises(FixedPointOverflow, match="lower the step size"):
+        small(None, schedule=lambda hyper: {"step_size": 1e9, "momentum": 0.0})
 
 
 def test_overflows_say_which_number_left_the_range():

@@ -113,7 +113,7 @@ def test_windows_stay_when_training_is_shortened():
 def test_truncation_that_cuts_nothing_is_unrolled(oracle, optimizer, last):
     found = run(truncated(last), optimizer)
     assert max(relative_errors(found.gradient, oracle[optimizer].gradient).values()) <= ROUNDING
-    proves_nothing(found.certificate, "truncated", "the last steps")
+    proves_nothing(found.certificate, "truncated", "^every hyperparameter")
 
 
 def test_truncation_is_autodiff_with_the_start_held_fixed():
@@ -141,6 +141,7 @@ def test_truncation_is_autodiff_with_the_start_held_fixed():
     assert float(abs(found.value - value)) <= 1e-14
     assert not np.asarray(found.gradient["log_scale"]).any()  # of initial weights: all of it is cut off
     assert not np.asarray(found.gradient["log_step"][: steps - last]).any()
+    proves_nothing(found.certificate, "truncated", "the last steps do.*initial weights do with it is left out")
     whole = run(unrolled(), num_steps=steps, hyper=hyper).gradient
     assert max(relative_errors(found.gradient, whole).values()) > 0.1
     assert not truncated(last).complete
@@ -249,6 +250,65 @@ def test_training_without_a_strict_minimum_fails():
     assert np.isfinite(at_the_minimum(implicit(damping=0.1), flat).gradient).all()
 
 
+def curved(*curvatures, start, read=1.0):
+    """Its one stationary point is the hyperparameter."""
+    bend = jnp.array(curvatures)
+    return Problem(
+        lambda hyper, key: hyper + start * jnp.ones(len(bend)),
+        lambda params, hyper, step, key: jnp.sum(bend * (params - hyper) ** 2) / 2,
+        lambda params, hyper, key: jnp.sum(read * params),
+        lambda hyper: {"step_size": 0.1, "momentum": 0.5},
+    )
+
+
+FAR = "not come to a minimum.* away or more, above farthest, 0.02; train for more"
+
+
+@pytest.mark.parametrize(
+    ("engine", "curvatures", "start", "read", "message"),
+    [
+        (implicit(), (-1.0, -2.0), 0.0, 1.0, "no strict minimum.*curvature there is -1.2"),  # a maximum
+        (implicit(), (1.0, -0.5), 0.0, 1.0, "no strict minimum.*curvature there is -0.2.*damping"),  # a saddle
+        (implicit("neumann", iterations=2, tolerance=5), (-1.0, -2.0), 0.0, 1.0, "no strict minimum"),
+        (implicit(), (1e-3, -1.0), (0.0, 0.1), (1.0, 0.0), "not come to a minimum.*does not curve upward; train"),
+        (implicit(), (1.0, 2.0), 0.5, 1.0, FAR),
+        (implicit("neumann"), (1.0, 2.0), 0.5, 1.0, FAR),
+        (implicit(damping=1e-3), (1.0, 2.0), 0.5, 1.0, FAR),
+    ],
+)
+def test_what_is_no_minimum_is_refused(engine, curvatures, start, read, message):
+    problem = curved(*curvatures, start=jnp.asarray(start), read=jnp.asarray(read))
+    with pytest.raises(SolverFailed, match=message):
+        run(engine, problem=problem, hyper=jnp.ones(2), num_steps=3)
+
+
+@pytest.mark.parametrize("start", [0.0, 1e-12, 1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("minimum", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_training_that_comes_to_a_minimum_is_never_refused(minimum, start, dtype):
+    """From near or far, to weights that are zero or not."""
+    hyper = jnp.full(3, minimum, dtype)
+    base = curved(1.0, 2.0, 5.0, start=jnp.asarray(start, dtype))
+    problem = Problem(
+        lambda hyper, key: base.init(hyper, key).astype(dtype),
+        lambda params, hyper, step, key: base.inner_loss(params, hyper, step, key).astype(dtype),
+        base.outer_loss,
+        base.schedule,
+    )
+    found = run(implicit(), problem=problem, hyper=hyper, num_steps=400)
+    np.testing.assert_allclose(found.gradient, 1.0, rtol=1e-5)
+
+
+def test_a_rough_hypergradient_may_be_asked_for():
+    found = run(implicit(farthest=1.0), problem=curved(1.0, 2.0, start=0.5), hyper=jnp.ones(2), num_steps=3)
+    np.testing.assert_allclose(found.gradient, 1.0, rtol=1e-6)
+
+
+def test_a_probe_need_not_come_to_a_minimum():
+    shorter = implicit().shortened(400, 3)
+    assert run(shorter, problem=curved(1.0, 2.0, start=0.5), hyper=jnp.ones(2), num_steps=3).certificate
+
+
 @pytest.mark.parametrize(
     "engine",
     [unrolled(), checkpointed("sqrt", 5), forward_mode(window=5), truncated(STEPS + 10)],
@@ -301,21 +361,23 @@ def test_checkpoints_cut_training_into_even_segments():
     ("make", "message"),
     [
         (lambda: checkpointed("cubic"), "method is 'cubic'.*'sqrt' or 'recursive'"),
-        (lambda: checkpointed(checkpoints=2.5), r"checkpoints is 2\.5.*whole number, at least 1"),
-        (lambda: checkpointed(checkpoints=True), "checkpoints is True.*whole number"),
+        (lambda: checkpointed(checkpoints=2.5), r"checkpoints is 2\.5.*give an int, at least 1"),
+        (lambda: checkpointed(checkpoints=True), "checkpoints is True.*give an int"),
         (lambda: checkpointed("recursive", 0), "checkpoints is 0.*at least 1"),
-        (lambda: truncated(1.5), r"last is 1\.5.*whole number"),
+        (lambda: truncated(1.5), r"last is 1\.5.*give an int"),
         (lambda: truncated(0), "last is 0.*at least 1"),
-        (lambda: hybrid(checkpoints=2.5), r"checkpoints is 2\.5.*whole number"),
-        (lambda: reversible(side_by_side="2"), "side_by_side is '2'.*whole number"),
-        (lambda: forward_mode(at_once=0.5), r"at_once is 0\.5.*whole number"),
-        (lambda: forward_mode(window=False), "window is False.*at least 1"),
+        (lambda: hybrid(checkpoints=2.5), r"checkpoints is 2\.5.*give an int"),
+        (lambda: reversible(side_by_side="2"), "side_by_side is '2'.*give an int"),
+        (lambda: forward_mode(at_once=0.5), r"at_once is 0\.5.*give an int"),
+        (lambda: forward_mode(window=False), "window is False.*give an int"),
         (lambda: implicit("lu"), "solver is 'lu'.*'cg' or 'neumann'"),
-        (lambda: implicit(iterations=1e3), r"iterations is 1000\.0.*whole number"),
+        (lambda: implicit(iterations=1e3), r"iterations is 1000\.0.*give an int"),
         (lambda: implicit(damping=float("nan")), "damping is nan.*finite and at least 0"),
         (lambda: implicit(step_size=float("inf")), "step_size is inf.*finite and positive"),
         (lambda: implicit(tolerance=float("nan")), "tolerance is nan.*finite and positive"),
         (lambda: implicit(tolerance=0), "tolerance is 0.*finite and positive"),
+        (lambda: implicit(farthest=0), "farthest is 0.*positive"),
+        (lambda: implicit(farthest=float("nan")), "farthest is nan.*positive"),
     ],
 )
 def test_engines_that_cannot_be_are_named(make, message):
