@@ -2,8 +2,8 @@
 
 python -m benchmarks.experiments_page
 
-The page's prose is written by hand. What stands between `<!-- written: NAME -->` and `<!-- end -->` is not. Figures that it
-shows are copied from `outputs/experiments/`, where the last runs left them.
+The page's prose is written by hand. What stands between `<!-- written: NAME -->` and `<!-- end -->` is not. Figures
+that it shows are copied from `outputs/experiments/`, where the last runs left them.
 """
 
 from __future__ import annotations
