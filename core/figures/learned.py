@@ -221,15 +221,15 @@ def has_task_mixing(data: JobData) -> bool:
 def task_mixing(data: JobData) -> Figure:
     """How much tasks share in each layer: correlations of T Tᵀ."""
     found = data.natural("task_mixing")
-    figure, axes = blank(1, len(found), width=3.1 * len(found) + 1.6, height=4.2, sharey=True)
+    figure, axes = blank(1, len(found), width=3 * len(found) + 1.8, height=4.8, sharey=True)
     names, numbers = _tasks(data), np.arange(found.shape[-1])
     for number, (one, mixing) in enumerate(zip(axes[0], found, strict=True), start=1):
         covariance = mixing @ mixing.T
         deviations = np.sqrt(np.diag(covariance))
         shown = one.imshow(covariance / np.outer(deviations, deviations), cmap="RdBu_r", vmin=-1, vmax=1)
         title(one, f"layer {number}")
-        one.set_xticks(numbers, names, rotation=90)
-        one.set_yticks(numbers, names)
+        one.set_xticks(numbers, names, rotation=90, fontsize=8)
+        one.set_yticks(numbers, names, fontsize=8)
         one.grid(False)
     bar = figure.colorbar(shown, ax=axes[0], shrink=0.6)
     bar.set_label("correlation of weights", fontsize=9)

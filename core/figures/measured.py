@@ -18,6 +18,7 @@ from core.figures.canvas import (
 )
 from core.figures.data import JobData
 
+_WIDE = 20.0  # times that a curve may fall before its axis is logarithmic
 _MARKED_POINTS = 12  # curves through fewer show them
 
 
@@ -57,7 +58,12 @@ def learning_curves(data: JobData) -> Figure:
         axes[0, 0].plot(data.measured[f"learning_curve.{which}"], label=which, linewidth=1.2)
     axes[0, 0].set(xlabel="step", ylabel="inner loss, as trained on")
     title(axes[0, 0], "training with the initial and with the best hyperparameters")
-    from_zero(axes[0, 0])
+    everything = np.concatenate([curve.get_ydata() for curve in axes[0, 0].get_lines()])
+    if np.nanmax(everything) > _WIDE * np.nanmin(everything) > 0:
+        axes[0, 0].set_yscale("log")
+        plain_log(axes[0, 0].yaxis)
+    else:
+        from_zero(axes[0, 0])
     name_curves(figure, axes[0, 0])
     return figure
 
