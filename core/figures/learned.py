@@ -107,14 +107,19 @@ def _units(data: JobData) -> list[str]:
     return [f"class {unit}" if len(data.groups) == 2 else str(unit + 1) for unit in range(count)]
 
 
+def _height(pictures: np.ndarray) -> float:
+    return 3.0 if len(pictures) <= _MOST_PICTURES / 2 else 5.6
+
+
 def has_penalties(data: JobData) -> bool:
     return _has_pictures(data, "l2")
 
 
 def penalties(data: JobData) -> Figure:
     """The L2 penalty of each weight of the first layer, a picture for each unit (figure 8)."""
-    figure, axes = blank(width=7.4, height=3)
-    images(figure, axes[0, 0], _first_layer_pictures(data, "l2"), "penalty λ", names=_units(data), log=True)
+    pictures = _first_layer_pictures(data, "l2")
+    figure, axes = blank(width=7.4, height=_height(pictures))
+    images(figure, axes[0, 0], pictures, "penalty λ", names=_units(data), log=True)
     return figure
 
 
@@ -125,7 +130,7 @@ def has_initial_weights(data: JobData) -> bool:
 def initial_weights(data: JobData) -> Figure:
     """The learned initial weights of the first layer, a picture for each unit."""
     pictures = _first_layer_pictures(data, "initial_weights")
-    figure, axes = blank(width=7.4, height=3 if len(pictures) <= 10 else 5.6)
+    figure, axes = blank(width=7.4, height=_height(pictures))
     images(figure, axes[0, 0], pictures, "initial weight", names=_units(data))
     return figure
 
@@ -137,7 +142,7 @@ def has_inputs(data: JobData) -> bool:
 def inputs(data: JobData) -> Figure:
     """Learned training examples (figure 9)."""
     pictures = data.natural("inputs")[:_MOST_PICTURES]
-    figure, axes = blank(width=7.4, height=3 if len(pictures) <= 10 else 5.6)
+    figure, axes = blank(width=7.4, height=_height(pictures))
     classes = data.groups[-1].shape[-1]
     names = [f"class {number % classes}" for number in range(len(pictures))]
     images(figure, axes[0, 0], pictures, "pixel − mean of the training images", names=names)
