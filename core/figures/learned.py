@@ -56,6 +56,7 @@ def schedules(data: JobData) -> Figure:
         for one in row:
             if len(start) == 1:
                 one.axhline(start[0], color=GUIDE, linestyle=":", linewidth=1, label="start", zorder=1)
+            one.locator_params(axis="y", nbins=5)
             from_zero(one)
     for one in axes[-1]:
         one.set_xlabel("step")
