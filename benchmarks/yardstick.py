@@ -78,7 +78,7 @@ def yardstick(
     )
     rng = np.random.default_rng(0)
     part = Examples(rng.random((10 * batch, features)) - 0.5, rng.integers(0, classes, 10 * batch))
-    data = SplitData(part, part, part, "", np.zeros(features), np.zeros(10 * batch, bool))
+    data = SplitData(part, part, part, "", np.zeros(features), np.asarray(part.labels))
     groups = groups_of(spec.problem, features, classes)
     layouts = layouts_of(spec, groups)
     problem = Classifier(spec, groups, layouts, data).draw(0).problem

@@ -54,7 +54,12 @@ class SplitData(NamedTuple):
     test: Examples
     sha256: str  # of the raw inputs and labels, before the split
     mean: np.ndarray  # of the training inputs, taken from all
-    corrupted: np.ndarray  # bool [train], whether the label was replaced
+    true_labels: np.ndarray  # [train], before some were replaced
+
+    @property
+    def corrupted(self) -> np.ndarray:
+        """Which training labels were replaced."""
+        return np.asarray(self.train.labels != self.true_labels)
 
 
 def available() -> list[str]:
@@ -102,17 +107,17 @@ def load(dataset: Dataset) -> SplitData:
     ends = [split.train, split.train + split.valid]
     parts = zip(np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True)
     train, valid, test = (Examples(*part) for part in parts)
-    corrupted, noisy = _corrupt(train.labels, dataset.corrupted)
-    return SplitData(train._replace(labels=noisy), valid, test, sha256=digest, mean=mean, corrupted=corrupted)
+    given = train._replace(labels=_corrupt(train.labels, dataset.corrupted))
+    return SplitData(given, valid, test, sha256=digest, mean=mean, true_labels=train.labels)
 
 
-def _corrupt(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which labels are replaced, and all of them afterwards: a replaced one is of another class."""
+def _corrupt(labels: np.ndarray, share: float) -> np.ndarray:
+    """Labels of which this share is replaced by another class."""
     draw = np.random.Generator(np.random.PCG64(_CORRUPTION_SEED))
     corrupted = np.zeros(len(labels), bool)
     corrupted[draw.permutation(len(labels))[: round(share * len(labels))]] = True
     others = (labels + draw.integers(1, _CLASSES, len(labels))) % _CLASSES
-    return corrupted, np.where(corrupted, others, labels).astype(labels.dtype)
+    return np.where(corrupted, others, labels).astype(labels.dtype)
 
 
 def check_fits(dataset: Dataset, num_examples: int) -> None:

@@ -5,8 +5,21 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.figures.canvas import COLOURS, blank, legend
+from core.figures.canvas import (
+    COLOURS,
+    GUIDE,
+    blank,
+    from_zero,
+    legend,
+    name_curves,
+    over_iterations,
+    plain_log,
+    title,
+)
 from core.figures.data import JobData
+
+_WIDE = 20.0  # times that a curve may fall before its axis is logarithmic
+_MARKED_POINTS = 12  # curves through fewer show them
 
 
 def has_losses(data: JobData) -> bool:
@@ -16,14 +29,21 @@ def has_losses(data: JobData) -> bool:
 def losses(data: JobData) -> Figure:
     """Meta-learning curve: what overfits shows where train, valid and test part."""
     figure, axes = blank()
-    iterations = [row.iteration for row in data.rows]
-    for part in ("train", "valid", "test"):
-        curve = np.array([getattr(row, part) for row in data.rows], float)
+    only, iterations = axes[0, 0], [row.iteration for row in data.rows]
+    curves = {
+        part: np.array([getattr(row, part) for row in data.rows], float) for part in ("train", "valid", "test")
+    }
+    if all(np.array_equal(curve, curves["train"], equal_nan=True) for curve in curves.values()):
+        curves = {"loss": curves["train"]}  # a problem with but one
+    for part, curve in curves.items():
         if np.isfinite(curve).any():
-            axes[0, 0].plot(iterations, curve, label=part)
-    axes[0, 0].set(xlabel="meta-iteration", ylabel="loss after training")
-    axes[0, 0].set_ylim(bottom=min(0, axes[0, 0].get_ylim()[0]))
-    legend(axes[0, 0])
+            only.plot(iterations, curve, label=part)
+    only.set(xlabel="meta-iterations done", ylabel="loss after training")
+    if "corrupted_labels" in data.measured:
+        title(only, "train: by the labels as they are given, the corrupted ones too")
+    over_iterations(only, only.get_lines())
+    from_zero(only)
+    name_curves(figure, only)
     return figure
 
 
@@ -35,9 +55,16 @@ def learning_curves(data: JobData) -> Figure:
     """Inner loss in every step of training, before and after."""
     figure, axes = blank()
     for which in ("initial", "best"):
-        axes[0, 0].plot(data.measured[f"learning_curve.{which}"], label=f"{which} hyperparameters")
-    axes[0, 0].set(xlabel="step", ylabel="inner loss")
-    legend(axes[0, 0])
+        axes[0, 0].plot(data.measured[f"learning_curve.{which}"], label=which, linewidth=1.2)
+    axes[0, 0].set(xlabel="step", ylabel="inner loss, as trained on")
+    title(axes[0, 0], "training with the initial and with the best hyperparameters")
+    everything = np.concatenate([curve.get_ydata() for curve in axes[0, 0].get_lines()])
+    if np.nanmax(everything) > _WIDE * np.nanmin(everything) > 0:
+        axes[0, 0].set_yscale("log")
+        plain_log(axes[0, 0].yaxis)
+    else:
+        from_zero(axes[0, 0])
+    name_curves(figure, axes[0, 0])
     return figure
 
 
@@ -50,8 +77,11 @@ def search(data: JobData) -> Figure:
     figure, axes = blank()
     found = np.array([np.nan if trial.outer_loss is None else trial.outer_loss for trial in data.trials])
     axes[0, 0].plot(found, "o", markersize=3, label="trial")
-    axes[0, 0].plot(np.fmin.accumulate(found), label="best so far")
+    axes[0, 0].plot(np.fmin.accumulate(found), label="best so far", drawstyle="steps-post")
     axes[0, 0].set(xlabel="trial", ylabel="outer loss", yscale="log")
+    plain_log(axes[0, 0].yaxis)
+    if missing := int(np.isnan(found).sum()):
+        title(axes[0, 0], f"{missing} of {len(found)} trials diverged and are not shown")
     legend(axes[0, 0])
     return figure
 
@@ -79,13 +109,15 @@ def hypergradients(data: JobData) -> Figure:
         errors = error.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
         for number, (column, spread) in enumerate(zip(columns, errors, strict=True)):
             colour = COLOURS[number % len(COLOURS)]
-            one.plot(column, color=colour, label=f"layer {number + 1}, weights")
+            one.plot(column, color=colour, label=f"layer {number + 1}", linewidth=1.2)
             one.fill_between(
                 range(len(column)), column - spread, column + spread, color=colour, alpha=0.2, linewidth=0
             )
-        one.set_ylabel(f"d outer loss / d {_learned_as(data, name)}")
+        one.axhline(0, color=GUIDE, linewidth=0.8, zorder=1)
+        one.set_ylabel(f"d outer loss / d {_learned_as(data, name)}", fontsize=9)
+    title(axes[0, 0], f"weights; mean and standard error of {data.spec.seeds.count} seeds")
     axes[-1, 0].set_xlabel("step")
-    legend(axes[0, 0])
+    name_curves(figure, *axes[:, 0])
     return figure
 
 
@@ -101,13 +133,17 @@ def scan(data: JobData) -> Figure:
     derivatives = np.array(
         [np.nan if (one := row.diagnostics["scan"]["derivative"]) is None else one for row in data.rows]
     )
+    marks = {"marker": "o", "markersize": 4} if len(points) <= _MARKED_POINTS else {}
     figure, axes = blank(2, 1, height=2.6, sharex=True)
-    axes[0, 0].plot(points, [row.outer for row in data.rows], linewidth=1)
+    axes[0, 0].plot(points, [row.outer for row in data.rows], linewidth=1, **marks)
     axes[0, 0].set(ylabel="outer loss", yscale="log")
-    axes[1, 0].plot(points, derivatives, linewidth=1)
-    axes[1, 0].set_yscale("symlog", linthresh=float(np.nanmedian(np.abs(derivatives))) or 1.0)
+    plain_log(axes[0, 0].yaxis)
+    axes[1, 0].plot(points, derivatives, linewidth=1, **marks)
+    if (sizes := np.abs(derivatives[np.isfinite(derivatives)])).size and sizes.max() > 100 * np.median(sizes) > 0:
+        axes[1, 0].set_yscale("symlog", linthresh=float(f"{np.median(sizes):.0e}"))
     axes[1, 0].axhline(0, color="black", linewidth=0.6)
-    axes[1, 0].set(xlabel=_learned_as(data, name), ylabel="derivative")
+    axes[1, 0].set_xlabel(_learned_as(data, name))
+    axes[1, 0].set_ylabel(f"d loss / d {_learned_as(data, name)}", fontsize=9)
     return figure
 
 
@@ -121,11 +157,20 @@ def stored_bits(data: JobData) -> Figure:
     layout = data.layouts["momentum"]
     decays = np.array([float(layout.natural(row.diagnostics["scan"]["value"])) for row in data.rows])
     stored = [row.certificate.get("stored_bits_per_param_step") for row in data.rows]
-    curve = np.linspace(decays.min(), decays.max(), 200)
-    axes[0, 0].plot(curve, -np.log2(curve), label="log₂(1/γ)")
-    axes[0, 0].plot(decays, stored, "o", label="stored")
+    axes[0, 0].plot(decays, -np.log2(decays), label="least possible, log₂(1/γ)", color=GUIDE, zorder=1)
+    axes[0, 0].plot(decays, stored, "o", label="stored", color=COLOURS[1])
+    axes[0, 0].set(xscale="logit", yscale="log")
+    axes[0, 0].set_xticks(decays, [f"{decay:.4g}" for decay in decays])
+    axes[0, 0].set_xticks([], minor=True)
     axes[0, 0].set(xlabel="momentum decay γ", ylabel="bits per parameter and step")
-    legend(axes[0, 0])
+    for decay, bits in zip(decays, stored, strict=True):
+        if bits:
+            place = {"xytext": (7, 3), "textcoords": "offset points", "fontsize": 8}
+            axes[0, 0].annotate(f"{bits:.3g} ({32 / bits:,.0f} ×)", (decay, bits), **place)
+    axes[0, 0].margins(x=0.15)
+    title(axes[0, 0], "in brackets: how many times less than the 32 bits of a float")
+    plain_log(axes[0, 0].yaxis)
+    legend(axes[0, 0], loc="lower left")
     return figure
 
 
@@ -139,10 +184,14 @@ def naive_reversal(data: JobData) -> Figure:
     _, found = data.diagnosed("naive_reversal")[-1]
     distances = np.array([np.nan if one is None else one for one in found["distances"]], float)
     missed = data.rows[-1].certificate.get("mismatched_bits")
-    axes[0, 0].plot(found["steps"], np.where(distances > 0, distances, np.nan), label="ordinary floats")
-    axes[0, 0].set(xlabel="step that is recovered", ylabel="‖w recovered − w‖ / ‖w‖", yscale="log")
-    axes[0, 0].set_title(f"exact reversal: {missed} bits of the start differ", fontsize=9)
-    axes[0, 0].invert_xaxis()
+    only, steps = axes[0, 0], np.array(found["steps"])
+    only.plot(steps, np.where(distances > 0, distances, np.nan), label="in ordinary floats")
+    only.axhline(1, color=GUIDE, linestyle="--", linewidth=1, zorder=1)
+    only.annotate("as far off as 0", (steps.max(), 1), (2, 3), textcoords="offset points", fontsize=8, color=GUIDE)
+    only.set(xlabel="step that is recovered, from the last to the first", yscale="log")
+    only.set_ylabel("‖w recovered − w‖ / ‖w‖")
+    title(only, f"reversal in ordinary floats; by exact reversal {missed} bits of the start differ")
+    only.invert_xaxis()
     return figure
 
 
@@ -155,7 +204,7 @@ def adjoint_growth(data: JobData) -> Figure:
     figure, axes = blank()
     for iteration, found in data.diagnosed("adjoint_growth")[-8:]:
         norms = [np.nan if one is None else one for one in found["norms"]]
-        axes[0, 0].plot(found["steps"], norms, label=f"meta-iteration {iteration}")
+        axes[0, 0].plot(found["steps"], norms, label=f"meta-iteration {iteration + 1}")
     axes[0, 0].set(xlabel="step", ylabel="norm of the adjoint of the weights", yscale="log")
     legend(axes[0, 0])
     return figure

@@ -62,6 +62,10 @@ class Classifier:
         if problem.synthetic_examples is not None:
             count = problem.synthetic_examples
             train = Examples(jnp.zeros((count, 0)), jnp.arange(count) % groups[-1].shape[-1])
+        if "labels" in layouts:
+            self.facts["given_labels"] = np.asarray(train.labels, np.int16)
+            if data.corrupted.any():
+                self.facts["true_labels"] = data.true_labels.astype(np.int16)
         on = TrainedOn(train.inputs, train.labels, jnp.asarray(data.mean, training.dtype))
         self._problem = Problem(
             init=self._program.init,
@@ -75,8 +79,9 @@ class Classifier:
         return Draw(self._problem, self._losses)
 
     def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
-        """See `InnerProblem`. Measures: the share of each part that is classified rightly; and of learned example
-        weights how well they tell corrupted labels from clean ones (area under the ROC curve).
+        """See `InnerProblem`. Measures: the share of each part that is classified rightly; of learned example weights
+        how well they tell corrupted labels from clean ones (area under the ROC curve); and of learned labels the share
+        of the corrupted ones whose likeliest class is the true one.
         """
         params = train(self._problem)
         measures = {f"{part}_accuracy": self._measured(part, params)[1] for part in _PARTS}
@@ -85,6 +90,10 @@ class Classifier:
             measures["corrupted_labels_auc"] = float(
                 roc_auc_score(~corrupted, np.asarray(hyper["example_weights"]))
             )
+        if "labels" in hyper and corrupted.any():
+            soft = self._program.soft(jnp.asarray(self._data.train.labels), hyper["labels"])
+            right = np.asarray(soft.argmax(axis=-1)) == self._data.true_labels
+            measures["corrupted_labels_corrected"] = float(right[corrupted].mean())
         return Evaluation(self._losses(params, hyper), measures)
 
     def _losses(self, params: Params, hyper: Hyper) -> Losses:
@@ -133,7 +142,7 @@ class _Program:
         if "augmentation" in hypers:
             inputs = augment(inputs + on.mean, hypers.natural(hyper, "augmentation"), key) - on.mean
         if "labels" in hypers:
-            targets = self._soft(targets, learned("labels"))
+            targets = self.soft(targets, learned("labels"))
         losses = cross_entropies(logits_of(activation_of(self.model), params, inputs), targets)
         if "example_weights" in hypers:
             losses = learned("example_weights") * losses
@@ -143,7 +152,7 @@ class _Program:
     def outer_loss(self, examples: Examples, params: Params, hyper: Hyper, key: jax.Array) -> jax.Array:
         return _measure(activation_of(self.model), params, examples)[0] + self.hypers.outer_penalty(hyper)
 
-    def _soft(self, labels: jax.Array, added: jax.Array) -> jax.Array:
+    def soft(self, labels: jax.Array, added: jax.Array) -> jax.Array:
         given = jax.nn.one_hot(labels, added.shape[-1], dtype=added.dtype)
         return jax.nn.softmax(self.confidence * given + added)
 

@@ -24,12 +24,14 @@ _TEST_SEED, _HELD_OUT_SEED = 2, 3  # of fixed draws: which drawings are tested o
 _EVALUATIONS = 1 << 20  # numbers of draws for evaluation, which no meta-iteration has
 
 
-class Tasks(NamedTuple):
-    """Examples of all tasks. Tasks with fewer are filled up with examples that count nothing."""
+class Task(NamedTuple):
+    """Examples of one task."""
 
-    inputs: jax.Array  # [tasks, n, features]
-    labels: jax.Array  # [tasks, n]
-    shares: jax.Array  # [tasks, n]: 1 / number of the task's examples, 0 for those that fill up
+    inputs: jax.Array  # [n, features]
+    labels: jax.Array  # [n]
+
+
+Tasks = tuple[Task, ...]  # not one array: they differ in size, and to fill them up costs twice the time
 
 
 class Multitask:
@@ -51,15 +53,11 @@ class Multitask:
         self._program = interned(
             _Program(problem.model, Hypers(training.optimizer, tuple(layouts.values()), groups, training.dtype))
         )
-        self._images, self._characters = _padded(data, problem.dataset)
-        everyone = _permutations(_TEST_SEED, self._images.shape[:2], DRAWERS)
+        self._images = _images_of(data, problem.dataset)
+        most = max(len(images) for images in self._images)
+        everyone = _permutations(_TEST_SEED, (len(self._images), most), DRAWERS)
         self._kept, tested = np.split(everyone, [problem.dataset.train], axis=-1)
-        self._mean = np.concatenate(
-            [
-                self._drawn(task, self._kept[task]).reshape(-1, SIDE * SIDE)[: count * problem.dataset.train]
-                for task, count in enumerate(self._characters)
-            ]
-        ).mean(axis=0)
+        self._mean = np.concatenate(self._drawn(self._kept)).mean(axis=0)
         self._whole = self._tasks(self._kept)
         self._test = self._tasks(tested[..., : problem.dataset.test])
 
@@ -104,35 +102,31 @@ class Multitask:
         loss, accuracy = _measure(self._program, params, hyper, tasks)
         return float(loss), float(accuracy)
 
-    def _drawn(self, task: int, drawings: np.ndarray) -> np.ndarray:
-        """Of each character [characters] these drawings [characters, n]."""
-        return np.take_along_axis(self._images[task], drawings[..., None], axis=1)
+    def _drawn(self, drawings: np.ndarray) -> list[np.ndarray]:
+        """Of each task these drawings [tasks, characters, n] of its characters, as [examples, pixels]."""
+        return [
+            np.take_along_axis(images, which[: len(images), :, None], axis=1).reshape(-1, SIDE * SIDE)
+            for images, which in zip(self._images, drawings, strict=True)
+        ]
 
     def _tasks(self, drawings: np.ndarray) -> Tasks:
         """Tasks with these drawings of each character, [tasks, characters, n]."""
-        tasks, characters, each = drawings.shape
-        inputs = np.stack([self._drawn(task, drawings[task]) for task in range(tasks)]) - self._mean
-        real = np.arange(characters) < self._characters[:, None]
-        shares = np.repeat(real / (self._characters[:, None] * each), each, axis=1)
-        return Tasks(
-            jnp.asarray(inputs.reshape(tasks, characters * each, -1), self._program.hypers.dtype),
-            jnp.asarray(np.broadcast_to(np.repeat(np.arange(characters), each), (tasks, characters * each))),
-            jnp.asarray(shares, self._program.hypers.dtype),
+        each = drawings.shape[-1]
+        return tuple(
+            Task(
+                jnp.asarray(inputs - self._mean, self._program.hypers.dtype),
+                jnp.asarray(np.repeat(np.arange(len(inputs) // each), each)),
+            )
+            for inputs in self._drawn(drawings)
         )
 
 
-def _padded(data: Drawings, dataset: Alphabets) -> tuple[np.ndarray, np.ndarray]:
-    """Images [tasks, characters, drawers, pixels], as many characters as the largest alphabet has; and how many each
-    task has.
-    """
+def _images_of(data: Drawings, dataset: Alphabets) -> list[np.ndarray]:
+    """Images of each task, [characters, drawers, pixels]."""
     alphabets = list(data.images)
     if dataset.rotated:
         alphabets += [np.rot90(images, axes=(-2, -1)) for images in data.images]
-    counts = np.array([len(images) for images in alphabets])
-    padded = np.zeros((len(alphabets), counts.max(), DRAWERS, SIDE * SIDE))
-    for task, images in enumerate(alphabets):
-        padded[task, : len(images)] = images.reshape(*images.shape[:2], -1)
-    return padded, counts
+    return [images.reshape(*images.shape[:2], -1) for images in alphabets]
 
 
 def _permutations(seed: int, shape: tuple[int, ...], count: int) -> np.ndarray:
@@ -163,14 +157,15 @@ class _Program:
 
     def losses(self, tasks: Tasks, params: Params, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
         """Of each task: the mean cross-entropy, and the share of examples whose class is the likeliest."""
-        activation = activation_of(self.model)
-
-        def of_task(params: Params, task: Tasks) -> tuple[jax.Array, jax.Array]:
-            logits = logits_of(activation, params, task.inputs)
-            right = jnp.argmax(logits, axis=-1) == task.labels
-            return jnp.sum(task.shares * cross_entropies(logits, task.labels)), jnp.sum(task.shares * right)
-
-        return jax.vmap(of_task)(self._mixed(params, hyper), tasks)
+        activation, mixed = activation_of(self.model), self._mixed(params, hyper)
+        losses, right = [], []
+        for number, task in enumerate(tasks):
+            logits = logits_of(
+                activation, jax.tree.map(lambda leaf, number=number: leaf[number], mixed), task.inputs
+            )
+            losses.append(jnp.mean(cross_entropies(logits, task.labels)))
+            right.append(jnp.mean(jnp.argmax(logits, axis=-1) == task.labels))
+        return jnp.stack(losses), jnp.stack(right)
 
     def _mixed(self, latent: Params, hyper: Hyper) -> Params:
         """Weights of each task: in every layer T z."""

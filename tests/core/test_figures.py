@@ -10,6 +10,7 @@ from PIL import Image
 from core import figures
 from core.errors import UnknownFigure
 from core.figures import JobData, Row
+from core.figures.canvas import _apart, blank, from_zero, plain_log
 from core.figures.valley import valley as in_numpy
 from core.learning import Learner
 from core.problems.toy import valley as in_jax
@@ -143,3 +144,30 @@ def test_the_valley_that_is_drawn_is_the_one_that_is_descended():
 
 def test_figures_have_titles():
     assert all(drawing.title.endswith(".") for drawing in figures.FIGURES.values())
+
+
+@pytest.mark.parametrize("wanted", [[0.5, 0.5, 0.52], [0.0, 0.01, 0.9], [1.0, 0.97, 0.99], [0.2, 0.8], []])
+def test_names_beside_curves_make_room_for_each_other(wanted):
+    places = _apart(wanted, 0.1)
+    assert sorted(range(len(wanted)), key=wanted.__getitem__) == sorted(range(len(places)), key=places.__getitem__)
+    assert np.all(np.diff(sorted(places)) > 0.1 - 1e-9)
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
+    assert wanted != [0.2, 0.8] or places == pytest.approx(wanted)
+
+
+def test_logarithmic_axes_are_numbered_plainly():
+    _, axes = blank()
+    axes[0, 0].plot([0, 1], [0.03, 0.2])
+    axes[0, 0].set(yscale="log", ylim=(0.03, 0.25))
+    plain_log(axes[0, 0].yaxis)
+    axes[0, 0].figure.draw_without_rendering()
+    texts = [tick.label1.get_text() for tick in axes[0, 0].yaxis.get_major_ticks()]
+    assert {"0.05", "0.1", "0.2"} <= set(texts)
+
+
+def test_curves_are_drawn_from_zero_unless_that_would_flatten_them():
+    for values, expected in (([0.1, 1.0], True), ([395.0, 356.0], False), ([-1.0, 1.0], False)):
+        _, axes = blank()
+        axes[0, 0].plot(values)
+        from_zero(axes[0, 0])
+        assert (axes[0, 0].get_ylim()[0] == 0) == expected

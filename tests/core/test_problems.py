@@ -255,6 +255,24 @@ def test_learned_example_weights_find_corrupted_labels():
     assert after.measures["test_accuracy"] > before.measures["test_accuracy"]
 
 
+def test_learned_labels_correct_corrupted_ones():
+    document = classifier({"labels": {"learn": True}})
+    document["problem"]["dataset"] = {
+        "name": "digits",
+        "split": {"train": 300, "valid": 300, "test": 300},
+        "corrupted": 0.3,
+    }
+    document["training"] = {"num_steps": 30, "batch_size": 300}
+    document["meta"] = {"num_iterations": 15, "step_size": 0.5, "evaluation_seeds": 2}
+    learner = Learner.from_spec(JobSpec.model_validate(document))
+    before, *_, last = [learner.evaluate(learner.initial()), *learner.run()]
+    after = learner.evaluate(last.checkpoint.values)
+    assert before.measures["corrupted_labels_corrected"] == 0
+    assert after.measures["corrupted_labels_corrected"] > 0.5
+    facts = learner.inner.facts
+    np.testing.assert_array_equal(facts["given_labels"] != facts["true_labels"], facts["corrupted_labels"] == 1)
+
+
 def test_drawings_are_read_with_ink_one(omniglot):
     drawings = alphabets.load(Alphabets(alphabets=("Aleph", "Beth")))
     assert [images.shape for images in drawings.images] == [(3, 20, 28, 28), (2, 20, 28, 28)]
@@ -265,22 +283,18 @@ def test_what_is_held_out_is_drawn_anew_and_never_tested_on(omniglot):
     learner = Learner.from_spec(JobSpec.model_validate(multitask({"task_mixing": {"learn": True}})))
     inner = learner.inner
 
-    def drawings(tasks, real):
-        return {
-            tuple(one)
-            for task, share in zip(tasks.inputs, tasks.shares, strict=True)
-            for one in np.asarray(task)[np.asarray(share) > 0]
-        }
+    def drawings(tasks):
+        return {tuple(one) for task in tasks for one in np.asarray(task.inputs)}
 
     parts = [inner.draw(number).losses.args for number in (0, 0, 1)]
     (train, valid), again, (_, other) = parts
-    seen = [drawings(one, None) for one in (train, valid, inner._test)]
+    seen = [drawings(one) for one in (train, valid, inner._test)]
     assert [len(one) for one in seen] == [10 * 10, 10 * 2, 10 * 3]  # (3 + 2) characters, twice
     assert not seen[0] & seen[1]
     assert not (seen[0] | seen[1]) & seen[2]
-    np.testing.assert_array_equal(valid.inputs, again[1].inputs)
-    assert drawings(other, None) != seen[1]
-    assert drawings(inner._whole, None) == seen[0] | seen[1]
+    jax.tree.map(np.testing.assert_array_equal, valid, again[1])
+    assert drawings(other) != seen[1]
+    assert drawings(inner._whole) == seen[0] | seen[1]
 
 
 def test_tasks_that_share_nothing_are_trained_as_if_alone(omniglot):
