@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.experiments import OUTPUTS, arrow, results, value_of
-from benchmarks.report import table
+from benchmarks.report import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
 _PART = re.compile(r"(<!-- written: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -208,7 +208,7 @@ def overview(rows: Rows) -> str:
         ]
         for preset, row in rows.items()
     )
-    return table([*columns, "paper", "differing bits"], lines)
+    return markdown([*columns, "paper", "differing bits"], lines)
 
 
 def _data(dataset: Json | None) -> str:
@@ -240,12 +240,12 @@ def targets(rows: Rows) -> str:
         met = measured >= one.bound if one.least else measured <= one.bound
         sign = "≥" if one.least else "≤"
         lines.append([one.what, f"{measured:.3f}", f"{sign} {one.bound:g}", "met" if met else "**missed**"])
-    return table(["what", "measured", "target", ""], lines)
+    return markdown(["what", "measured", "target", ""], lines)
 
 
 def comparison(preset: str, row: Json) -> str:
     """The paper's numbers beside ours."""
-    return table(["", "paper", "here"], ([one.what, one.theirs, one.ours(row)] for one in PAPER[preset]))
+    return markdown(["", "paper", "here"], ([one.what, one.theirs, one.ours(row)] for one in PAPER[preset]))
 
 
 def figures_beside(preset: str, row: Json) -> str:
@@ -263,7 +263,7 @@ def figures_beside(preset: str, row: Json) -> str:
         lines.append(["learned augmentation", f"{shift:.2f} pixels, {rotation:.1f}°, noise {noise:.3f}"])
     if row["losses"].get("searched"):
         lines.append(["training loss after the search", f"{row['losses']['searched']['train']:.3f}"])
-    return table(["", "before → after"], lines)
+    return markdown(["", "before → after"], lines)
 
 
 def page(text: str, rows: Rows) -> str:

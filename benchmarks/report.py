@@ -38,7 +38,7 @@ def engines(found: dict[str, Any]) -> str:
             f"{table['optimizer']}, T = {table['steps']}, 784-50-50-50-10, batch 250, float32; "
             f"medians of {table['repeats']} rounds; "
             f"{proof['mode']}, {proof['mismatched_bits']} differing bits; {_machine(proof)}.\n",
-            table(
+            markdown(
                 ["method", "seconds", "× plain", "working memory, MB", "peak memory, MB"],
                 (
                     [
@@ -62,7 +62,7 @@ def engines(found: dict[str, Any]) -> str:
         ]
         for row in found["targets"]
     )
-    return "\n".join([*parts, table(["what", "measured", "target", "stretch", ""], rows)])
+    return "\n".join([*parts, markdown(["what", "measured", "target", "stretch", ""], rows)])
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -84,7 +84,7 @@ def scaling(rows: list[dict[str, Any]]) -> str:
             "stored ÷ bound bits",
             "differing bits",
         ]
-        parts.append(table(columns, (_scaling_row(row) for row in rows if row["varied"] == what)))
+        parts.append(markdown(columns, (_scaling_row(row) for row in rows if row["varied"] == what)))
     return "\n".join(parts)
 
 
@@ -107,7 +107,7 @@ def planner(found: dict[str, list[dict[str, Any]]]) -> str:
     parts = ["## Planner (`python -m benchmarks.planner`)\n"]
     for name, rows in found.items():
         columns = ["engine", "predicted, s", "measured, s", "off", "predicted, MB", "measured, MB", "off", ""]
-        parts += [f"{name}\n", table(columns, map(_planner_row, rows))]
+        parts += [f"{name}\n", markdown(columns, map(_planner_row, rows))]
     return "\n".join(parts)
 
 
@@ -159,7 +159,7 @@ def large_model(found: dict[str, Any]) -> str:
         f"{found['parameters']} weights, AdamW, T = {found['steps']}, batch {found['batch']}, float32; "
         f"{found['hyperparameters']} hyperparameters: "
         "a step size for every step and a weight decay for every weight.\n\n"
-        + table(["", "plain training", "hypergradient"], rows)
+        + markdown(["", "plain training", "hypergradient"], rows)
     )
 
 
@@ -189,8 +189,8 @@ def _or_nothing(value: float | None, shape: str) -> str:
     return "" if value is None else shape.format(value)
 
 
-def table(columns: list[str], rows: Iterable[list[str]]) -> str:
-    """Markdown."""
+def markdown(columns: list[str], rows: Iterable[list[str]]) -> str:
+    """A table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
