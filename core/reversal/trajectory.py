@@ -84,7 +84,9 @@ class Trajectory(NamedTuple):
     state: State  # fixed point, after the last step
     store: Store
     plan: Plan
-    largest: np.ndarray  # |integer| of each field and group in that state, [fields, groups] or [S, fields, groups]
+    largest: (
+        np.ndarray
+    )  # |integer| of each field and group in that state, [fields, groups] or [S, fields, groups]; none of no steps
 
     @property
     def stored_bits(self) -> float:
@@ -200,14 +202,14 @@ def forward(
         LeftRange: a state is outside the fixed-point range.
     """
     store, conduct = HostStore() if store is None else store, conduct or Conduct()
-    state, static = initial, Static(course.dtypes)
+    state, static, largest = initial, Static(course.dtypes), np.zeros(0)
     for segment in plan.segments:
         state = spilled(state, segment, store)
         state = change_units(state, course.unit_changes.get(segment.start, {}), store)
         tape = _blank_tape(course, state, segment)
         for start, stop in conduct.pace.timed(segment.start, segment.stop):
             conduct.interrupt()
-            state, tape, largest = advance(
+            state, tape, at_end = advance(
                 course.optimizer,
                 static,
                 gradient,
@@ -221,11 +223,12 @@ def forward(
                 segment.start,
                 seeds=course.seeds,
             )
-            if not (np.asarray(largest) < OVERFLOW).all():
+            largest = np.asarray(at_end)
+            if not (largest < OVERFLOW).all():
                 raise LeftRange
         for values in tape.values():
             store.push(narrowed(_cut(course, values, segment)))
-    return Trajectory(state, store, plan, np.asarray(largest))
+    return Trajectory(state, store, plan, largest)
 
 
 def spilled(state: State, segment: Segment, store: Store) -> State:
