@@ -84,9 +84,7 @@ class Trajectory(NamedTuple):
     state: State  # fixed point, after the last step
     store: Store
     plan: Plan
-    largest: (
-        np.ndarray
-    )  # |integer| of each field and group in that state, [fields, groups] or [S, fields, groups]; none of no steps
+    largest: np.ndarray  # |integer| of each field and group in that state; of several runs [S, fields, groups]
 
     @property
     def stored_bits(self) -> float:

@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "choose-an-engine.md"
 
 
+@pytest.mark.slow
 def test_the_program_of_the_how_to_runs(run_python):
     program = re.search(r"<!-- test: plan -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
     *rows, chosen = run_python(program).splitlines()

@@ -127,7 +127,9 @@ def test_adjoint_at_the_start_is_the_hypergradient_of_the_initial_weights(sample
     assert found.norms[0] == pytest.approx(float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))))
 
 
-@pytest.mark.parametrize("name", ["nesterov", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("nesterov", "rmsprop", "adam")), "adamw"]
+)
 def test_every_measurement_takes_every_optimizer(name):
     optimizer = getattr(optimizers, name)()
     problem = regression()

@@ -41,17 +41,33 @@ ALL_KINDS = {
 @pytest.mark.parametrize(
     "hyperparameters",
     [
-        {
-            "step_size": {"learn": True, "per": [], "initial": 0.3},
-            "l2": {"learn": True, "per": [], "initial": 0.01},
-        },
-        {"step_size": {"learn": True, "per": ["step"], "initial": 0.3, "transform": "identity"}},
-        {"momentum": {"learn": True, "per": ["step"], "initial": 0.5}, "l2": {"initial": 0.01}},
-        {"l2": {"learn": True, "per": ["group"], "initial": 0.01}, "momentum": {"initial": 0.0}},
-        {"init_scale": {"learn": True, "per": [], "initial": 0.1}},
-        ALL_KINDS,
+        pytest.param(
+            {
+                "step_size": {"learn": True, "per": [], "initial": 0.3},
+                "l2": {"learn": True, "per": [], "initial": 0.01},
+            },
+            id="one each",
+        ),
+        pytest.param(
+            {"step_size": {"learn": True, "per": ["step"], "initial": 0.3, "transform": "identity"}},
+            id="per step",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"momentum": {"learn": True, "per": ["step"], "initial": 0.5}, "l2": {"initial": 0.01}},
+            id="momentum per step",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"l2": {"learn": True, "per": ["group"], "initial": 0.01}, "momentum": {"initial": 0.0}},
+            id="no momentum",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"init_scale": {"learn": True, "per": [], "initial": 0.1}}, id="one scale", marks=pytest.mark.slow
+        ),
+        pytest.param(ALL_KINDS, id="every kind"),
     ],
-    ids=["one each", "per step", "momentum per step", "no momentum", "one scale", "every kind"],
 )
 @pytest.mark.parametrize(
     "model",

@@ -45,7 +45,7 @@ def assert_agree(found, oracle, tolerance):
         np.testing.assert_allclose(found.gradient[name], expected, rtol=tolerance)
 
 
-@pytest.mark.parametrize("by", [1e5, 1e12])
+@pytest.mark.parametrize("by", [pytest.param(1e5, marks=pytest.mark.slow), 1e12])
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 @pytest.mark.parametrize("optimizer", [adam(), rmsprop()], ids=lambda optimizer: optimizer.name)
 def test_second_moments_that_grow_keep_what_they_were_before(optimizer, engine, by):

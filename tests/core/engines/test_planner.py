@@ -28,6 +28,7 @@ def table():
     return plan(**arguments(), engines=[reversible(), unrolled(), checkpointed(), truncated(20)])
 
 
+@pytest.mark.slow
 def test_every_engine_has_a_row_with_time_and_memory(table):
     assert {one.name for one in table.predictions} == {"reversible", "unrolled", "checkpointed", "truncated"}
     assert all(one.seconds > 0 and one.memory.device_bytes > 0 and one.fits for one in table.predictions)

@@ -46,6 +46,7 @@ def test_a_divergence_long_after_the_start_is_named_with_its_step():
     assert steps[1] > 2500
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_deterministic_is_not_taken_for_divergence_in_a_long_run():
     hyper = make_hyper(1500)
     with pytest.raises(UncertifiedGradient, match="deterministic"):

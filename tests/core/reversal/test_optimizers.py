@@ -73,7 +73,7 @@ def trainings(draw):
 PROPERTY = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-@settings(PROPERTY, max_examples=20)
+@settings(PROPERTY, max_examples=8)
 @given(trainings())
 def test_backward_undoes_forward_bit_for_bit(training):
     assert training.there_and_back() == {}
