@@ -8,6 +8,7 @@ that it shows are copied from `outputs/experiments/`, where the last runs left t
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.experiments import OUTPUTS, arrow, results, value_of
+from benchmarks.measure import RESULTS
 from benchmarks.report import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
@@ -243,6 +245,15 @@ def targets(rows: Rows) -> str:
     return markdown(["what", "measured", "target", ""], lines)
 
 
+def rivals(found: Json) -> str:
+    """Search, descent, and both, with one budget."""
+    lines = (
+        [name, f"{row['trials']}", f"{row['meta_iterations']}", f"{row['mean']:.4f} ± {row['standard_error']:.4f}"]
+        for name, row in found["methods"].items()
+    )
+    return markdown(["method", "trials", "meta-iterations", "training loss, 20 fresh seeds"], lines)
+
+
 def comparison(preset: str, row: Json) -> str:
     """The paper's numbers beside ours."""
     return markdown(["", "paper", "here"], ([one.what, one.theirs, one.ours(row)] for one in PAPER[preset]))
@@ -275,6 +286,8 @@ def page(text: str, rows: Rows) -> str:
             new = overview(rows)
         elif name == "targets":
             new = targets(rows)
+        elif name == "versus-search":
+            new = rivals(json.loads((RESULTS / "versus-search.json").read_text()))
         elif name in PAPER:
             new = comparison(name, rows[name])
         else:
