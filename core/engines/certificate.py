@@ -36,7 +36,7 @@ class Certificate:
     bound_bits_per_param_step: float | None  # mean of log2(1/γ); 53 where γ is 0
     mismatched_bits_by_field: dict[str, int] | None = None  # {"position": …, "velocity": …, "velocity buffer": …}
     unit_exponents: dict[str, list[int]] | None = None  # {field: log2 of the unit at the start, one a group}
-    unit_changes: list[dict[str, Any]] | None = None  # {step, field, group, bits}: where a unit grew, by 2**bits
+    unit_changes: list[dict[str, Any]] | None = None  # {step, field, group, bits}, by 2**bits; the most of several
     runs: int = 1  # training runs that it stands for
     exact_for: str = ""  # what the engine's gradient is exact for, in words
     optimizer: str | None = None

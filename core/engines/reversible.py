@@ -78,21 +78,32 @@ class Reversible:
     ) -> list[Hypergradient]:
         """Hypergradients of runs that all go at once."""
         run = Reverse(problem, hyper, optimizer, num_steps, keys, self)
-        mode = run.habits.mode or ("fused" if run.probe("fused") else "isolated")
-        results = run.attempt(mode)
-        if not results[0].certificate.exact and mode == "fused":
-            results = run.attempt("isolated")
-        certificate = results[0].certificate
-        if certificate.exact:
-            run.habits.mode = certificate.mode
-            return results
-        if self.fallback is not None:
+        try:
+            results = self._certified(run)
+        except UncertifiedGradient:
+            if self.fallback is None:
+                raise
             return self.fallback.many(problem, hyper, optimizer, num_steps, keys)
-        raise UncertifiedGradient(
-            f"running backward missed the start by {certificate.mismatched_bits} bits: the inner loss does not return "
-            "the same bits for the same arguments; make it deterministic (no host state, no nondeterministic device "
-            f"operations) or choose another engine. Or unstep of {optimizer.name} does not undo its step"
-        )
+        run.habits.mode = results[0].certificate.mode
+        return results
+
+    def _certified(self, run: Reverse) -> list[Hypergradient]:
+        """What is exact in one way of computing the gradient or the other; with room for a number that left its range
+        and came back between two checks, if that is why it is not.
+        """
+        mode = run.habits.mode or ("fused" if run.probe("fused") else "isolated")
+        while True:
+            for way in dict.fromkeys([mode, "isolated"]):
+                results = run.attempt(way)
+                if results[0].certificate.exact:
+                    return results
+            if not run.make_room():
+                missed = results[0].certificate.mismatched_bits
+                raise UncertifiedGradient(
+                    f"running backward missed the start by {missed} bits: the inner loss does not return the same bits "
+                    "for the same arguments; make it deterministic (no host state, no nondeterministic device "
+                    f"operations) or choose another engine. Or unstep of {run.optimizer.name} does not undo its step"
+                )
 
     def store(self) -> Store:
         """Where a trajectory's bits go."""

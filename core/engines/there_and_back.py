@@ -70,8 +70,6 @@ class Reverse(Run):
             return ThereAndBack(self, mode).and_back(self.plans(), outer_adjoint)
 
         back = self.in_range(there_and_back)
-        while any(back.mismatched.values()) and self.make_room():
-            back = self.in_range(there_and_back)  # a number had left its range and come back between two looks
         certificate = self._certificate(mode, back)
         gradient = collect(
             self.problem,

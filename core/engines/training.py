@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from core.engines.arguments import checked, start_blamed
-from core.engines.following import LOOK_EVERY, UnitChanges, follows, of_run, refinement_for, room_for
+from core.engines.following import LOOK_EVERY, UnitChanges, looks_at, of_run, refinement_for, room_for
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
-from core.engines.units import SCALE_STEPS, Exponents, alone, first_exponents, units_of
+from core.engines.units import SCALE_STEPS, Exponents, first_exponents, units_of
 from core.errors import UncertifiedGradient
-from core.reversal.departure import Departure, first_departure
+from core.reversal.departure import first_departures
 from core.reversal.drift import drift_of
 from core.reversal.information_buffer import Plan, plan_spills
 from core.reversal.moves import is_number
@@ -174,7 +174,7 @@ class Run:
         except BaseException:
             store.close()
             raise
-        return trajectory._replace(plan=plan)
+        return trajectory._replace(plan=plan.joined_but_at(self.course.unit_changes))
 
     def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None] = lambda _: None) -> State:
         """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
@@ -200,15 +200,14 @@ class Run:
             UncertifiedGradient: it did so once, and not when it was repeated.
         """
         while True:
-            try:
+            with suppress(LeftRange):  # not handled within: its frames hold on to a state
                 return work()
-            except LeftRange:
-                if not self.make_room():
-                    raise UncertifiedGradient(
-                        "training left the range of its numbers, and did not when it was repeated: the inner loss does "
-                        "not return the same bits for the same arguments; make it deterministic (no host state, no "
-                        "nondeterministic device operations)"
-                    ) from None
+            if not self.make_room():
+                raise UncertifiedGradient(
+                    "training left the range of its numbers, and did not when it was repeated: the inner loss does not "
+                    "return the same bits for the same arguments; make it deterministic (no host state, no "
+                    "nondeterministic device operations)"
+                )
 
     def make_room(self) -> bool:
         """Give what leaves its range a coarser unit from that step on; False if nothing does.
@@ -216,41 +215,30 @@ class Run:
         Raises:
             FixedPointOverflow: training diverged.
         """
-        runs = [self] if self.key.ndim == 0 else list(map(self._alone, range(len(self.key))))
-        found = [run._departure() for run in runs]
-        for number, (run, departure) in enumerate(zip(runs, found, strict=True)):
-            if departure is None:
-                continue
-            room = room_for(departure, self.optimizer, run.changes.rooms, group_names(self.shapes))
-            self.changes.make_room(departure.step, room if run is self else of_run(number, len(runs), room))
+        conduct, runs = Conduct(interrupt=self.interrupt), self.course.seeds.count
+        found = first_departures(self.course, self.gradient, self.initial(), self.plans(), conduct)
+        for number, departure in found.items():
+            rooms = list(self.changes.rooms.values()) if runs is None else self.changes.rooms_of(number)
+            room = room_for(departure, self.optimizer, rooms, group_names(self.shapes))
+            self.changes.make_room(departure.step, room if runs is None else of_run(number, runs, room))
         self._follow_changes()
-        return any(departure is not None for departure in found)
+        return bool(found)
 
     def _looks(self) -> range:
         """Steps before which units may become finer."""
-        return range(LOOK_EVERY, self.num_steps, LOOK_EVERY) if follows(self.optimizer) else range(0)
+        return range(LOOK_EVERY, self.num_steps, LOOK_EVERY) if looks_at(self.optimizer) else range(0)
 
     def _look(self, trajectory: Trajectory) -> None:
         step = trajectory.plan.segments[-1].stop
         if step in self._looks() and step > self.changes.looked:
-            self.changes.look(step, refinement_for(trajectory.state, self.optimizer, trajectory.largest))
-            self._follow_changes()
+            given = {at: change for at, change in self.changes.rooms.items() if at < step}
+            finer = refinement_for(trajectory.state, self.optimizer, trajectory.largest, given)
+            self.changes.look(step, finer)
+            if finer:
+                self._follow_changes()
 
     def _follow_changes(self) -> None:
         self.course = self.course._replace(unit_changes=self.changes.by_step())
-
-    def _departure(self) -> Departure | None:
-        conduct = Conduct(interrupt=self.interrupt)
-        return first_departure(self.course, self.gradient, self.initial(), self.plans(), conduct)
-
-    def _alone(self, number: int) -> Run:
-        """One of several runs."""
-        one = copy(self)
-        one.key, one.exponents = self.key[number], alone(self.exponents, number)
-        one.changes = self.changes.alone(number)
-        one.course = self.course._replace(key=one.key, seeds=ONE)
-        one._follow_changes()
-        return one
 
     def conduct(self, pace: Pace) -> Conduct:
         """How a trajectory is run."""
@@ -271,7 +259,8 @@ def train(
     key: jax.Array,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Params:
-    """Parameters after training, with the very bits that `hypergradient` trains to by the reversible engine.
+    """Parameters after training, with the very bits that `hypergradient` trains to by the reversible engine: unless a
+    number left its range for fewer steps than lie between two checks, which running backward alone can notice.
 
     Raises:
         X64Disabled, InvalidProblem: as for `hypergradient`.

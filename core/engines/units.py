@@ -40,6 +40,9 @@ def first_exponents(
         leading: axes before those of weights: 1 for several runs, 0 for one.
         drifting: fields whose units drift.
     """
+    # what is divided by a root must keep its digits however small it turns out to be: a memory that is silent in these
+    # steps has the finest unit, leaves its range when it first speaks, and gets its unit then
+    silent = EXPONENTS[0] if optimizer.unit_per_weight else -FRACTION_BITS
     exponents: Exponents = {}
     for name in anatomy(optimizer).fields:
         groups = zip(map(np.asarray, largest[name]), dtypes, strict=True)
@@ -47,9 +50,11 @@ def first_exponents(
         if name == "position":
             exponents[name] = [_position_exponent(values) for values, _ in groups]
         elif name in optimizer.unit_per_weight:
-            exponents[name] = [_exponent_per_weight(values, dtype, leading, drift) for values, dtype in groups]
+            exponents[name] = [
+                _exponent_per_weight(values, dtype, leading, drift, silent) for values, dtype in groups
+            ]
         else:
-            exponents[name] = [_memory_exponent(values, dtype, drift) for values, dtype in groups]
+            exponents[name] = [_memory_exponent(values, dtype, drift, silent) for values, dtype in groups]
     return exponents
 
 
@@ -58,17 +63,14 @@ def units_of(exponents: Exponents, optimizer: Optimizer, treedef: Any) -> Units:
     return {
         name: treedef.unflatten(
             [
-                jnp.asarray(np.exp2(column), jnp.float32 if name in optimizer.unit_per_weight else jnp.float64)
+                jnp.asarray(
+                    np.ldexp(1.0, column), jnp.float32 if name in optimizer.unit_per_weight else jnp.float64
+                )
                 for column in columns
             ]
         )
         for name, columns in exponents.items()
     }
-
-
-def alone(exponents: Exponents, number: int) -> Exponents:
-    """Those of one of several runs."""
-    return {name: [column[number] for column in columns] for name, columns in exponents.items()}
 
 
 def _position_exponent(largest: np.ndarray) -> np.ndarray:
@@ -81,18 +83,19 @@ def _position_exponent(largest: np.ndarray) -> np.ndarray:
     return np.where(known, np.maximum(exponent, EXPONENTS[0]), -FRACTION_BITS).astype(int)
 
 
-def _memory_exponent(largest: np.ndarray, dtype: Any, drift: int) -> np.ndarray:
+def _memory_exponent(largest: np.ndarray, dtype: Any, drift: int, silent: int) -> np.ndarray:
     """Of a memory: as fine as head room allows, of which there is less where the unit would be coarser than 2**-40."""
     headroom = _FLOAT32_HEADROOM_BITS if dtype == jnp.float32 else HEADROOM_BITS
     known, fits = _fits(largest, drift)
     exponent = np.minimum(fits + headroom, np.maximum(fits + _TIGHT_BITS, -FRACTION_BITS))
-    return np.where(known, np.clip(exponent, *EXPONENTS), -FRACTION_BITS).astype(int)
+    unknown = np.where(largest == 0, silent, -FRACTION_BITS)
+    return np.where(known, np.clip(exponent, *EXPONENTS), unknown).astype(int)
 
 
-def _exponent_per_weight(largest: np.ndarray, dtype: Any, leading: int, drift: int) -> np.ndarray:
+def _exponent_per_weight(largest: np.ndarray, dtype: Any, leading: int, drift: int, silent: int) -> np.ndarray:
     """Of a memory with a unit for each weight: its group's, or a finer one where the weight's own value is small."""
     axes = tuple(range(leading, largest.ndim))
-    group = _memory_exponent(largest.max(axis=axes, keepdims=True, initial=0.0), dtype, drift)
+    group = _memory_exponent(largest.max(axis=axes, keepdims=True, initial=0.0), dtype, drift, silent)
     known, fits = _fits(largest, drift)
     own = np.clip(fits + OWN_HEADROOM_BITS, *EXPONENTS)
     return np.where(known, np.minimum(own, group), group).astype(int)

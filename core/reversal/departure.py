@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -46,21 +47,20 @@ class Departure(NamedTuple):
             coarsest: exponent of the largest unit that it may have.
         """
         number = number_at(self.state, place)
-        unit = float(jnp.max(number.unit)) * (1 if number.scale is None else LEAST_SCALE)
+        least, scale = (1.0, 1.0) if number.scale is None else (LEAST_SCALE, float(number.scale))
         return FixedPointOverflow(
             step=self.step,
             group=names[place.group],
             field=place.field,
-            largest=float(self.largest[self.state._fields.index(place.field), place.group]) * unit,
-            limit=OVERFLOW * 2.0**coarsest,
+            largest=float(jnp.max(jnp.abs(number.integers) * number.unit, initial=0.0)) * scale,
+            limit=OVERFLOW * 2.0**coarsest * least,
         )
 
 
-def first_departure(
+def first_departures(
     course: Course, gradient: Gradient, initial: State, plans: list[Plan], conduct: Conduct | None = None
-) -> Departure | None:
-    """Train one run again from `initial` (consumed), with the same bits, checking every step; None if all stay in the
-    range.
+) -> dict[int, Departure]:
+    """Train again from `initial` (consumed), with the same bits, checking every step, until a run leaves the range.
 
     Args:
         course: what is followed.
@@ -68,6 +68,9 @@ def first_departure(
         initial: fixed-point state to start from.
         plans: followed one after another; buffers are empty where each begins.
         conduct: how.
+
+    Returns:
+        {number of the run: its departure} of those that leave the range first, or nearly so; none if all stay.
     """
     state, conduct = initial, conduct or Conduct()
     for plan in plans:
@@ -77,7 +80,7 @@ def first_departure(
             state = change_units(state, course.unit_changes.get(segment.start, {}), NoStore())
             for start, stop in conduct.pace.timed(segment.start, segment.stop):
                 conduct.interrupt()
-                state, reached, largest = advance_checked(
+                state, *found = advance_checked(
                     course.optimizer,
                     Static(course.dtypes),
                     gradient,
@@ -88,7 +91,16 @@ def first_departure(
                     start,
                     stop,
                     segment.forgets,
+                    course.seeds,
                 )
-                if reached < stop:
-                    return Departure(int(reached), state, np.asarray(largest))
-    return None
+                if (np.asarray(found[0]) < stop).any():
+                    return _departures(course, (state, *found), stop)
+    return {}
+
+
+def _departures(course: Course, found: tuple[State, jax.Array, jax.Array], stop: int) -> dict[int, Departure]:
+    return {
+        number: Departure(int(reached), state, np.asarray(largest))
+        for number, (state, reached, largest) in enumerate(course.seeds.each(found))
+        if reached < stop
+    }

@@ -90,6 +90,17 @@ class Plan:
             ]
         return replace(self, segments=tuple(segments))
 
+    def joined_but_at(self, steps: Container[int]) -> Plan:
+        """The same plan in fewer segments: what was cut for nothing is put together again."""
+        segments: list[Segment] = []
+        for segment in self.segments:
+            apart = segment.start in steps or segment.spills or segment.forgets
+            if segments and not apart and not segments[-1].forgets:
+                segments[-1] = segments[-1]._replace(stop=segment.stop)
+            else:
+                segments.append(segment)
+        return replace(self, segments=tuple(segments))
+
     def parts(self, steps: Container[int]) -> Iterator[Plan]:
         """The plan in parts that end at these steps, where a segment does."""
         part: list[Segment] = []

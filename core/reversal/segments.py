@@ -40,6 +40,7 @@ Observe = Callable[[Any, jax.Array, Params, jax.Array], tuple[Params, Callable[.
 """(carry, step, params, key) → (gradient at params, follow); a `Partial`. The gradient must have the bits that the
 forward pass had. `follow(real state before the step, row, weights) → carry` is called once the step is undone."""
 
+CHECK_EVERY = 64  # steps after which numbers are compared with their range: by steps, so that no clock decides
 Tape = dict[Place, jax.Array]
 """Fields that a segment's steps forget: their integers before each step, [steps, ...]."""
 
@@ -60,11 +61,12 @@ def advance(
     stop: int,
     origin: int,
     seeds: Seeds = ONE,
-) -> tuple[State, Tape, jax.Array]:
+) -> tuple[State, Tape, jax.Array, jax.Array]:
     """Take steps [start, stop), noting on the tape, which begins at step `origin`, what they forget.
 
     Returns:
-        The state, the tape, and the largest |integer| of each field and group at the end, [fields, groups].
+        The state, the tape, the largest |integer| of each field and group at the end, [fields, groups], and the largest
+        after any step whose number is a multiple of CHECK_EVERY.
     """
 
     def run(
@@ -75,7 +77,7 @@ def advance(
         state: State,
         tape: Tape,
         *steps: jax.Array,
-    ) -> tuple[State, Tape, jax.Array]:
+    ) -> tuple[State, Tape, jax.Array, jax.Array]:
         start, stop, origin = steps
 
         def take(number: jax.Array, both: tuple[State, Tape]) -> tuple[State, Tape]:
@@ -89,22 +91,26 @@ def advance(
                 optimizer, dtypes.tree, gradient, schedule, drift, key, taped(state, before), number
             ), tape
 
-        def leg(reached: jax.Array, both: tuple[State, Tape]) -> tuple[jax.Array, tuple[State, Tape]]:
-            state, tape = both
-            end = jnp.minimum(stop, drift.stop[reached])
-            settled = settle(drift, state, reached)
-            return end, jax.lax.fori_loop(reached, end, take, (settled, tape))
+        def leg(
+            reached: jax.Array, state: State, tape: Tape, most: jax.Array
+        ) -> tuple[jax.Array, State, Tape, jax.Array]:
+            check = (reached // CHECK_EVERY + 1) * CHECK_EVERY
+            end = jnp.minimum(jnp.minimum(stop, drift.stop[reached]), check)
+            state, tape = jax.lax.fori_loop(reached, end, take, (settle(drift, state, reached), tape))
+            most = jax.lax.cond(end == check, lambda: jnp.maximum(most, magnitudes(state)), lambda: most)
+            return end, state, tape, most
 
-        _, (state, tape) = jax.lax.while_loop(
-            lambda carry: carry[0] < stop, lambda carry: leg(*carry), (start, (state, tape))
+        none = jnp.zeros(magnitudes(state).shape)
+        _, state, tape, most = jax.lax.while_loop(
+            lambda carry: carry[0] < stop, lambda carry: leg(*carry), (start, state, tape, none)
         )
-        return state, tape, magnitudes(state)
+        return state, tape, magnitudes(state), most
 
     axes = (None, None, None, 0, 0, 0, None, None, None)
     return seeds.map(run, axes)(gradient, schedule, drift, key, state, tape, start, stop, origin)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "dtypes", "forgets"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("optimizer", "dtypes", "forgets", "seeds"), donate_argnames=("state",))
 def advance_checked(
     optimizer: Optimizer,
     dtypes: Static,
@@ -116,27 +122,37 @@ def advance_checked(
     start: int,
     stop: int,
     forgets: tuple[Place, ...] = (),
+    seeds: Seeds = ONE,
 ) -> tuple[State, jax.Array, jax.Array]:
-    """Take steps [start, stop) as `advance` does, or up to the first that leaves the range.
+    """Take steps [start, stop) as `advance` does, each run up to its first that leaves the range.
 
     Returns:
-        The state; the number of the step reached, below `stop` if it left the range; and the largest |integer| of each
-        field and group in that step.
+        The state; the number of the step reached, below `stop` if that left the range; and the largest |integer| of
+        each field and group in that step.
     """
 
-    def take(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
-        state, number, _ = carry
-        state = settle(drift, state, number)
-        state = taped(state, {place: number_at(state, place).integers for place in forgets})
-        state = _take(optimizer, dtypes.tree, gradient, schedule, drift, key, state, number)
-        largest = magnitudes(state)
-        return state, jnp.where(jnp.all(largest < OVERFLOW), number + 1, number), largest
+    def run(
+        gradient: Gradient, schedule: Schedule, drift: Drift, key: jax.Array, state: State, *steps: jax.Array
+    ) -> tuple[State, jax.Array, jax.Array]:
+        start, stop = steps
 
-    def goes_on(carry: tuple[State, jax.Array, jax.Array]) -> jax.Array:
-        _, number, largest = carry
-        return (number < stop) & jnp.all(largest < OVERFLOW)
+        def take(
+            number: jax.Array, carry: tuple[State, jax.Array, jax.Array]
+        ) -> tuple[State, jax.Array, jax.Array]:
+            before, reached, largest = carry
+            state = settle(drift, before, number)
+            state = taped(state, {place: number_at(state, place).integers for place in forgets})
+            state = _take(optimizer, dtypes.tree, gradient, schedule, drift, key, state, number)
+            now, goes_on = magnitudes(state), reached == number
+            state, largest = jax.tree.map(
+                lambda new, old: jnp.where(goes_on, new, old), (state, now), (before, largest)
+            )
+            return state, jnp.where(goes_on & jnp.all(now < OVERFLOW), number + 1, reached), largest
 
-    return jax.lax.while_loop(goes_on, take, (state, jnp.asarray(start), jnp.zeros(magnitudes(state).shape)))
+        nothing = jnp.zeros(magnitudes(state).shape)
+        return jax.lax.fori_loop(start, stop, take, (state, jnp.asarray(start), nothing))
+
+    return seeds.map(run, (None, None, None, 0, 0, None, None))(gradient, schedule, drift, key, state, start, stop)
 
 
 def _take(

@@ -93,7 +93,7 @@ class Trajectory(NamedTuple):
 
 
 class LeftRange(Exception):  # noqa: N818 - a signal between `forward` and its caller
-    """A state left the fixed-point range somewhere in the last chunk. `first_departure` tells where."""
+    """A state left the fixed-point range. `first_departures` tells where."""
 
 
 def plan_for(optimizer: Optimizer, schedule: Schedule, params: Params, num_steps: int) -> Plan:
@@ -184,9 +184,9 @@ def forward(
 ) -> Trajectory:
     """Train from `initial` (consumed) along the plan.
 
-    The range is checked between chunks only, since a check in every step would cost a pass over the state. What
-    leaves the range and comes back in between cannot go unnoticed: either every sum was exact all the same, or
-    running backward misses the start. `first_departure` tells the step.
+    The range is checked every CHECK_EVERY steps and after each segment, since a check in every step would cost a pass
+    over the state. Where a number leaves the range and comes back in between, either every sum was exact all the same,
+    or running backward misses the start. `first_departures` tells the step.
 
     Args:
         course: what is followed.
@@ -207,7 +207,7 @@ def forward(
         tape = _blank_tape(course, state, segment)
         for start, stop in conduct.pace.timed(segment.start, segment.stop):
             conduct.interrupt()
-            state, tape, at_end = advance(
+            state, tape, at_end, most = advance(
                 course.optimizer,
                 static,
                 gradient,
@@ -221,8 +221,10 @@ def forward(
                 segment.start,
                 seeds=course.seeds,
             )
-            largest = np.asarray(at_end)
-            if not (largest < OVERFLOW).all():
+            largest, checked = np.asarray(at_end), np.asarray(most)
+            if stop == segment.stop or not np.isfinite(largest).all():
+                checked = np.maximum(checked, largest)
+            if not (checked < OVERFLOW).all():
                 raise LeftRange
         for values in tape.values():
             store.push(narrowed(_cut(course, values, segment)))

@@ -6,7 +6,7 @@ off it, which are stored: running backward has n again, bit for bit. Where k < 0
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from core.reversal.states import number_at, with_number
 from core.reversal.stores import Store
 
 UnitChange: TypeAlias = dict[Place, np.ndarray]
-"""Bits k by which units grow before a step: each of the shape that the number's unit has."""
+"""Bits k by which units grow before a step: one number for a group, in each of several runs, or one for each weight."""
 
 
 def change_units(state: State, change: UnitChange, store: Store) -> State:
@@ -44,8 +44,13 @@ def with_units_before(state: State, change: UnitChange) -> State:
     """With the units that a state had before they changed, and the same integers."""
     for place, bits in change.items():
         number = number_at(state, place)
-        state = with_number(state, place, number._replace(unit=_divided(number.unit, _power(bits))))
+        state = with_number(state, place, number._replace(unit=_times(number.unit, 1 / _power(bits))))
     return state
+
+
+def along(bits: Any, dimensions: int) -> Any:
+    """With so many axes, the first of them kept: what stands for a group stands for each of its weights."""
+    return bits.reshape(bits.shape + (1,) * (dimensions - bits.ndim))
 
 
 def _power(bits: np.ndarray) -> np.ndarray:
@@ -54,22 +59,16 @@ def _power(bits: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _changed(number: Fixed, power: jax.Array) -> tuple[Fixed, jax.Array]:
-    per_number = _of_numbers(number, power)
+    per_number = along(power, number.integers.ndim)
     high = jnp.round(number.integers / per_number)
-    unit = (number.unit * power).astype(number.unit.dtype)
-    return number._replace(integers=high, unit=unit), number.integers - high * per_number
+    return number._replace(integers=high, unit=_times(number.unit, power)), number.integers - high * per_number
 
 
 @jax.jit
 def _restored(number: Fixed, low: jax.Array, power: jax.Array) -> Fixed:
-    integers = number.integers * _of_numbers(number, power) + low
-    return number._replace(integers=integers, unit=_divided(number.unit, power))
+    integers = number.integers * along(power, number.integers.ndim) + low
+    return number._replace(integers=integers, unit=_times(number.unit, 1 / power))
 
 
-def _divided(unit: jax.Array, power: jax.Array | np.ndarray) -> jax.Array:
-    return (unit / power).astype(unit.dtype)
-
-
-def _of_numbers(number: Fixed, power: jax.Array) -> jax.Array:
-    """With as many axes as the numbers have: one power stands for a group, in each of several runs."""
-    return power.reshape(power.shape + (1,) * (number.integers.ndim - power.ndim))
+def _times(unit: jax.Array, power: jax.Array | np.ndarray) -> jax.Array:
+    return (unit * along(power, unit.ndim)).astype(unit.dtype)  # exact: powers of two

@@ -72,6 +72,44 @@ def test_a_memory_that_leaves_its_range_for_a_while_has_not_diverged(engine):
     assert {(change["step"], change["field"]) for change in found.certificate.unit_changes} == {(40, "velocity")}
 
 
+def test_no_clock_decides_what_is_noticed():
+    """The second time a program runs its chunks are longer."""
+    arguments = {"optimizer": sgd(), "num_steps": 200, "key": KEY}
+    grows, given = problem(jump(1e3, at=43), momentum=0.3), hyper(2e-4)
+    first, second, third = (np.asarray(train(grows, given, **arguments)["w"]) for _ in range(3))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, third)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-12])
+@pytest.mark.parametrize("optimizer", [adam(), rmsprop()], ids=lambda optimizer: optimizer.name)
+def test_a_group_that_is_silent_at_first_gets_its_unit_when_it_speaks(optimizer, size):
+    def inner_loss(params, hyper, step, key):
+        late = jnp.where(step < 10, 0.0, size) * jnp.sum(jnp.sin(3 * params["late"] + step))
+        return late + jnp.sum(jnp.sin(3 * params["w"] + step))
+
+    silent = Problem(
+        init=lambda hyper, key: {"late": jnp.linspace(0.1, 1, 4), "w": jnp.exp(hyper["start"]) * jnp.ones(3)},
+        inner_loss=inner_loss,
+        outer_loss=lambda params, hyper, key: jnp.sum(params["late"] ** 2) + jnp.sum(params["w"] ** 2),
+        schedule=lambda hyper: {"step_size": hyper["step_size"], "epsilon": 1e-20},
+    )
+    arguments = {"optimizer": optimizer, "num_steps": 150, "key": KEY}
+    found = hypergradient(silent, hyper(1e-3), engine=reversible(), **arguments)
+    assert_agree(found, hypergradient(silent, hyper(1e-3), engine=unrolled(), **arguments), 1e-6)
+
+
+def test_what_comes_in_bursts_does_not_start_over_at_each():
+    def inner_loss(params, hyper, step, key):
+        return jnp.where(step % 150 == 0, 1.0, 0.0) * jnp.sum(jnp.sin(params["w"] + step))
+
+    bursts = replace(problem(jump(1.0), decay=0.8, epsilon=1e-8), inner_loss=inner_loss)
+    found = hypergradient(bursts, hyper(1e-3), optimizer=rmsprop(), engine=reversible(), num_steps=1500, key=KEY)
+    assert found.certificate.exact
+    rooms = {(change["field"], change["step"]) for change in found.certificate.unit_changes if change["bits"] > 0}
+    assert max(sum(name == field for field, _ in rooms) for name in ("square", "moment")) <= 3
+
+
 def test_growth_that_goes_on_is_followed():
     """By 1e6 and again by 1e6, and no further than that."""
     arguments = {"optimizer": adam(), "num_steps": STEPS, "key": KEY}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from core.reversal.departure import first_departure
+from core.reversal.departure import first_departures
 from core.reversal.drift import drift_of
 from core.reversal.optimizers import sgd
 from core.reversal.schedule import normalize, prepare
@@ -55,7 +55,7 @@ class Training:
         return state
 
     def first_departure(self):
-        return first_departure(self.course, self.gradient, self.initial(), [self.plan])
+        return first_departures(self.course, self.gradient, self.initial(), [self.plan]).get(0)
 
     def mismatch(self, state):
         """Differing bits by field: of memory, and of buffers, which must be empty again."""
