@@ -16,10 +16,11 @@ from core.engines.following import LOOK_EVERY, UnitChanges, looks_at, of_run, re
 from core.engines.inner import begin, initial_parameters, inner_gradient
 from core.engines.problem import Hyper, Params, Problem, group_names
 from core.engines.units import SCALE_STEPS, Exponents, first_exponents, units_of
-from core.errors import UncertifiedGradient
+from core.errors import FixedPointOverflow, UncertifiedGradient
 from core.reversal.departure import first_departures
 from core.reversal.drift import drift_of
 from core.reversal.information_buffer import Plan, plan_spills
+from core.reversal.lifting import LIMIT
 from core.reversal.moves import is_number
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.pace import Pace
@@ -144,7 +145,7 @@ class Run:
         params = initial_parameters(
             self.problem, self.hyper, self.key, self.optimizer, self.num_steps, self.course.seeds
         )
-        largest = float_magnitudes(
+        found = float_magnitudes(
             self.optimizer,
             self.gradient,
             self.course.schedule,
@@ -153,9 +154,13 @@ class Run:
             min(SCALE_STEPS, self.num_steps),
             self.course.seeds,
         )
+        largest = jax.device_get(found)
+        for name, weights in zip(group_names(self.shapes), largest["position"], strict=True):
+            if (weights >= LIMIT).any():  # so they began, as steps that leave the range do not count
+                raise FixedPointOverflow(step=0, group=name, largest=float(weights.max()), limit=LIMIT)
         dtypes = [leaf.dtype for leaf in jax.tree.leaves(self.shapes)]
         drifting = self.course.drift.after
-        return first_exponents(self.optimizer, jax.device_get(largest), dtypes, self.key.ndim, drifting)
+        return first_exponents(self.optimizer, largest, dtypes, self.key.ndim, drifting)
 
     def parameters(self, state: State) -> Params:
         """Elementary parameters of a fixed-point state, in compute precision."""
