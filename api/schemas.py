@@ -96,6 +96,7 @@ class JobRead(JobSummary):
     """A job in full."""
 
     cancel_requested: bool
+    pause_requested: bool
     attempt: int = Field(description="times that a worker has taken it")
     device: str | None
     last_progress_at: datetime | None
@@ -118,6 +119,13 @@ class JobPage(BaseModel):
 
     data: list[JobSummary]
     next: str | None = Field(description="`after` of the next page; null on the last one")
+
+
+class Cancelled(BaseModel):
+    """Jobs that were cancelled together."""
+
+    data: list[UUID] = Field(description="those that ended at once, and those whose workers will end them")
+    more: bool = Field(description="there are others; call again")
 
 
 class IterationRead(BaseModel):

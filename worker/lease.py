@@ -17,7 +17,7 @@ from core.config import Settings
 from core.errors import CoreError
 from core.store import leases
 from core.store.errors import Fenced
-from core.store.leases import Lease
+from core.store.leases import Lease, Wish
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,6 +31,10 @@ class Cancelled(Exception):  # noqa: N818 - named for what happened
     """The job's owner wants it ended."""
 
 
+class Paused(Exception):  # noqa: N818
+    """The job's owner wants it put by."""
+
+
 class ShuttingDown(Exception):  # noqa: N818
     """The worker is to end; its job goes back to the queue."""
 
@@ -42,7 +46,7 @@ class HeldLease:
         self, sessions: sessionmaker[Session], lease: Lease, settings: Settings, stopping: threading.Event
     ) -> None:
         self._sessions, self._lease, self._settings, self._stopping = sessions, lease, settings, stopping
-        self._fenced = self._cancelled = False
+        self._fenced, self._wish = False, Wish.GO_ON
         self._released = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat {lease.job_id}", daemon=True)
         self._heartbeat.start()
@@ -53,14 +57,27 @@ class HeldLease:
         Raises:
             Fenced: another worker has the job.
             Cancelled: its owner wants it ended.
+            Paused: its owner wants it put by.
             ShuttingDown: this worker is to end.
         """
         if self._fenced:
             raise Fenced(self._lease.job_id, self._lease.epoch)
-        if self._cancelled:
-            raise Cancelled
+        self.heed(self._wish)
         if self._stopping.is_set():
             raise ShuttingDown
+
+    @staticmethod
+    def heed(wish: Wish) -> None:
+        """Return if the job may go on.
+
+        Raises:
+            Cancelled: its owner wants it ended.
+            Paused: its owner wants it put by.
+        """
+        if wish is Wish.CANCEL:
+            raise Cancelled
+        if wish is Wish.PAUSE:
+            raise Paused
 
     def run(
         self, operation: Callable[Concatenate[Session, Lease, _P], _T], *args: _P.args, **kwargs: _P.kwargs
@@ -95,7 +112,7 @@ class HeldLease:
         while not self._released.wait(interval):
             try:
                 with self._sessions.begin() as session:
-                    self._cancelled = leases.renew(session, self._lease, self._settings.lease_seconds)
+                    self._wish = leases.renew(session, self._lease, self._settings.lease_seconds)
                 interval = self._settings.heartbeat_seconds
             except Fenced:
                 self._fenced = True
@@ -111,7 +128,7 @@ def leased(
 ) -> Iterator[HeldLease | None]:
     """Hold a job for the time of the block, which must end it; None when there is nothing to hold.
 
-    What the block raises decides how the job goes on: cancelled, back in the queue, or failed with the error.
+    What the block raises decides how the job goes on: cancelled, paused, back in the queue, or failed with the error.
     """
     with sessions.begin() as session:
         lease = leases.claim(session, job_id, settings.lease_seconds)
@@ -147,9 +164,9 @@ def _write_end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
         case Cancelled():
             log.info("job %s: cancelled", job_id)
             held.run(leases.cancelled)
-        case ShuttingDown() | KeyboardInterrupt() | SystemExit():
+        case Paused() | ShuttingDown() | KeyboardInterrupt() | SystemExit():
             log.info("job %s: given back", job_id)
-            held.run(leases.requeue)
+            held.run(leases.give_back)
         case CoreError():
             log.info("job %s: failed: %s", job_id, error)
             held.run(leases.fail, error.code, str(error), error.details())

@@ -16,7 +16,7 @@ from core.store import learned, leases
 from core.store.leases import Lease
 from core.store.session import open_store
 from worker.app import RUN_JOB, app
-from worker.lease import Cancelled, HeldLease, leased
+from worker.lease import HeldLease, leased
 from worker.signals import stopping
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def learn(lease: HeldLease) -> None:
     trials = list(work.trials)
     for trial in learner.search(trials):
         trials.append(trial)
-        if lease.run(leases.save_trial, trial):
-            raise Cancelled
+        lease.heed(lease.run(leases.save_trial, trial))
     start, starts = learner.start(trials), work.starts
     if not starts:
         initial = learner.initial()
@@ -54,8 +53,7 @@ def learn(lease: HeldLease) -> None:
         lease.run(leases.save_start, start, starts, learner.provenance())
     checkpoint = work.checkpoint
     for record in learner.run(checkpoint, start):
-        if lease.run(leases.save_iteration, record):
-            raise Cancelled
+        lease.heed(lease.run(leases.save_iteration, record))
         checkpoint = record.checkpoint
     if checkpoint is None:
         raise RuntimeError("no meta-iteration was run")

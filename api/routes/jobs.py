@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
-from api.schemas import IterationPage, IterationRead, JobPage, JobRead, JobSummary, TrialList, TrialRead
+from api.schemas import Cancelled, IterationPage, IterationRead, JobPage, JobRead, JobSummary, TrialList, TrialRead
 from core import presets
 from core.config import Settings
 from core.errors import InvalidSpec
@@ -24,6 +24,8 @@ _POLL_SECONDS = "2"
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+Preset = Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Unended = Literal["queued", "running", "paused"]
 Limit = Annotated[int, Query(ge=1, le=100, description="rows on a page")]
 
 
@@ -69,13 +71,22 @@ def list_jobs(
     project: ProjectDep,
     session: SessionDep,
     state: State | None = None,
-    preset: Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = None,
+    preset: Preset = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     limit: Limit = 20,
 ) -> JobPage:
     """One page of the project's jobs."""
     page = jobs.page(session, project, state=state, preset=preset, after=after, limit=limit)
     return JobPage(data=[JobSummary.of(job) for job in page.jobs], next=page.next)
+
+
+@router.post("/cancel", status_code=202, summary="Cancel many jobs")
+def cancel_jobs(
+    project: ProjectDep, session: SessionDep, state: Unended | None = None, preset: Preset = None
+) -> Cancelled:
+    """Cancel all jobs of the project that have not ended: those of one state or preset, where given."""
+    found, more = jobs.cancel_all(session, project, state=None if state is None else State(state), preset=preset)
+    return Cancelled(data=found, more=more)
 
 
 @router.get("/{job_id}", summary="Look at a job")
@@ -88,6 +99,18 @@ def get_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Re
 def cancel_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """End a queued job at once, a running one within seconds. What it learned so far stays."""
     return _read(session, jobs.cancel(session, project, job_id), response)
+
+
+@router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
+def pause_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+    """Hold a queued job at once, a running one within seconds. `resume` goes on after its last meta-iteration."""
+    return _read(session, jobs.pause(session, project, job_id), response)
+
+
+@router.post("/{job_id}/resume", status_code=202, summary="Resume a job")
+def resume_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+    """Queue a paused job again."""
+    return _read(session, jobs.resume(session, project, job_id), response)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a job")

@@ -15,8 +15,8 @@ from core.store.arrays import as_json
 from core.store.models import MetaIteration
 
 
-def save(session: Session, job_id: UUID, record: MetaRecord, *, attempt: int, lease_epoch: int) -> None:
-    """Keep one meta-iteration; a second time changes nothing."""
+def save(session: Session, job_id: UUID, record: MetaRecord, *, attempt: int, lease_epoch: int) -> bool:
+    """Keep one meta-iteration; a second time changes nothing, and returns False."""
     row = {
         "job_id": job_id,
         "iteration": record.iteration,
@@ -28,7 +28,8 @@ def save(session: Session, job_id: UUID, record: MetaRecord, *, attempt: int, le
         "attempt": attempt,
         "lease_epoch": lease_epoch,
     }
-    session.execute(insert(MetaIteration).values(row).on_conflict_do_nothing())
+    statement = insert(MetaIteration).values(row).on_conflict_do_nothing()
+    return session.scalar(statement.returning(MetaIteration.iteration)) is not None
 
 
 def page(session: Session, job_id: UUID, *, after: int | None, limit: int) -> Sequence[MetaIteration]:

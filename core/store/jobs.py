@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 
 from core.hyperparameters import Group, Layout, count_learned, layouts_of
 from core.spec import JobSpec
-from core.store import outbox
+from core.store import events, outbox
 from core.store.arrays import as_json
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
-from core.store.models import ENDED, Job, State
+from core.store.events import Kind
+from core.store.models import ENDED, UNENDED, Job, State
 
 _BYTES_PER_VALUE = 8
+_MOST_AT_ONCE = 500
 
 
 class Page(NamedTuple):
@@ -64,6 +66,8 @@ def create(
     session.add(job)
     session.flush()
     outbox.add(session, job.id, queue)
+    events.record(session, job.id, Kind.CREATED)
+    session.refresh(job)
     return job
 
 
@@ -105,22 +109,64 @@ def page(
 
 
 def cancel(session: Session, project_id: UUID, job_id: UUID) -> Job:
-    """End a queued job at once; have the worker of a running one end it."""
+    """End a waiting job at once; have the worker of a running one end it. A second time changes nothing."""
+    waiting = Job.state.in_((State.QUEUED, State.PAUSED))
+    return _change(
+        session,
+        project_id,
+        job_id,
+        update(Job)
+        .where(Job.state.in_(UNENDED))
+        .values(
+            cancel_requested=True,
+            state=case((waiting, State.CANCELLED), else_=Job.state),
+            ended_at=case((waiting, func.clock_timestamp()), else_=None),
+        ),
+        unless=Job.cancel_requested,
+        action="cancelled",
+        allowed="queued, running or paused",
+        kinds={State.CANCELLED: Kind.CANCELLED, State.RUNNING: Kind.CANCEL_REQUESTED},
+    )
+
+
+def pause(session: Session, project_id: UUID, job_id: UUID) -> Job:
+    """Hold a queued job at once; have the worker of a running one put it by. A second time changes nothing."""
     queued = Job.state == State.QUEUED
     return _change(
         session,
         project_id,
         job_id,
         update(Job)
-        .where(Job.state.in_((State.QUEUED, State.RUNNING)))
-        .values(
-            cancel_requested=True,
-            state=case((queued, State.CANCELLED), else_=Job.state),
-            ended_at=case((queued, func.clock_timestamp()), else_=None),
-        ),
-        action="cancelled",
-        allowed="queued or running",
+        .where(Job.state.in_((State.QUEUED, State.RUNNING)), ~Job.cancel_requested)
+        .values(pause_requested=Job.state == State.RUNNING, state=case((queued, State.PAUSED), else_=Job.state)),
+        unless=Job.pause_requested | (Job.state == State.PAUSED),
+        action="paused",
+        allowed="queued or running, and not to be cancelled",
+        kinds={State.PAUSED: Kind.PAUSED, State.RUNNING: Kind.PAUSE_REQUESTED},
     )
+
+
+def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
+    """Queue a paused job again, or let a running one that was to be paused go on. It continues from its checkpoint."""
+    paused = Job.state == State.PAUSED
+    job = _change(
+        session,
+        project_id,
+        job_id,
+        update(Job)
+        .where(paused | Job.pause_requested)
+        .values(
+            pause_requested=False,
+            state=case((paused, State.QUEUED), else_=Job.state),
+            published_at=case((paused, func.clock_timestamp()), else_=Job.published_at),
+        ),
+        action="resumed",
+        allowed="paused",
+        kinds={State.QUEUED: Kind.RESUMED, State.RUNNING: Kind.RESUMED},
+    )
+    if job.state == State.QUEUED:
+        outbox.add(session, job.id, job.queue)
+    return job
 
 
 def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
@@ -134,6 +180,7 @@ def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
         .values(
             state=State.QUEUED,
             cancel_requested=False,
+            pause_requested=False,
             error=None,
             ended_at=None,
             attempts_without_progress=0,
@@ -141,9 +188,29 @@ def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
         ),
         action="retried",
         allowed="failed or cancelled",
+        kinds={State.QUEUED: Kind.RETRIED},
     )
     outbox.add(session, job.id, job.queue)
     return job
+
+
+def cancel_all(
+    session: Session, project_id: UUID, *, state: State | None = None, preset: str | None = None
+) -> tuple[list[UUID], bool]:
+    """Cancel jobs of the project that have not ended, of one state or preset if given.
+
+    Returns the ids of at most 500, and whether there are more: no transaction may hold all jobs of a large project.
+    """
+    query = select(Job.id).where(Job.project_id == project_id, Job.state.in_(UNENDED), ~Job.cancel_requested)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if preset is not None:
+        query = query.where(Job.preset == preset)
+    # in one order, or two calls could deadlock
+    found = session.scalars(query.order_by(Job.id).limit(_MOST_AT_ONCE + 1).with_for_update()).all()
+    for job_id in found[:_MOST_AT_ONCE]:
+        cancel(session, project_id, job_id)
+    return list(found[:_MOST_AT_ONCE]), len(found) > _MOST_AT_ONCE
 
 
 def remove(session: Session, project_id: UUID, job_id: UUID) -> None:
@@ -157,11 +224,25 @@ def remove(session: Session, project_id: UUID, job_id: UUID) -> None:
 
 
 def _change(
-    session: Session, project_id: UUID, job_id: UUID, statement: Update, *, action: str, allowed: str
+    session: Session,
+    project_id: UUID,
+    job_id: UUID,
+    statement: Update,
+    *,
+    action: str,
+    allowed: str,
+    kinds: dict[State, Kind],  # of event, by the state after
+    unless: Any = None,  # a condition
 ) -> Job:
-    changed = session.execute(statement.where(*_is(project_id, job_id)).returning(Job.id)).one_or_none()
+    """The job after the change; as it is, where `unless` says that it has been changed already."""
+    where = (*_is(project_id, job_id), *(() if unless is None else (~unless,)))
+    changed = session.execute(statement.where(*where).returning(Job.state)).one_or_none()
+    if changed is not None:
+        events.record(session, job_id, kinds[changed.state])
+        return get(session, project_id, job_id)
     job = get(session, project_id, job_id)
-    if changed is None:
+    already = None if unless is None else session.scalar(select(Job.id).where(*_is(project_id, job_id), unless))
+    if already is None or job.state in ENDED:
         raise StateConflict(action, job.state, allowed)
     return job
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
-from core.store import iterations, learned, measured, outbox, trials
+from core.store import events, iterations, learned, measured, outbox, trials
 from core.store.arrays import as_json
 from core.store.errors import Fenced, WorkerLost
+from core.store.events import Kind
 from core.store.models import Job, State
 
 STARTS = ("initial", "searched")
@@ -30,6 +32,14 @@ class Lease:
     job_id: UUID
     epoch: int
     attempt: int
+
+
+class Wish(Enum):
+    """What a job's owner wants of its worker."""
+
+    GO_ON = auto()
+    PAUSE = auto()
+    CANCEL = auto()
 
 
 class Work(NamedTuple):
@@ -58,13 +68,16 @@ def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
         )
         .returning(Job.lease_epoch, Job.attempt)
     ).one_or_none()
-    return None if row is None else Lease(job_id, row.lease_epoch, row.attempt)
+    if row is None:
+        return None
+    events.record(session, job_id, Kind.STARTED, attempt=row.attempt)
+    return Lease(job_id, row.lease_epoch, row.attempt)
 
 
-def renew(session: Session, lease: Lease, seconds: float) -> bool:
-    """Hold the job for `seconds` more. True when it is to be cancelled."""
+def renew(session: Session, lease: Lease, seconds: float) -> Wish:
+    """Hold the job for `seconds` more; returns what its owner wants."""
     until = func.clock_timestamp() + timedelta(seconds=seconds)
-    return bool(_write(session, lease, lease_expires_at=until).cancel_requested)
+    return _wish(_write(session, lease, lease_expires_at=until))
 
 
 def work(session: Session, lease: Lease) -> Work:
@@ -96,17 +109,19 @@ def save_start(
         last_progress_at=func.clock_timestamp(),
     )
     learned.save_values(session, lease.job_id, 0, values)
+    events.record(session, lease.job_id, Kind.BEGUN, device=device)
 
 
-def save_trial(session: Session, lease: Lease, trial: Trial) -> bool:
-    """Keep a trial of the search. True when the job is to be cancelled."""
+def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
+    """Keep a trial of the search; returns what the job's owner wants."""
     job = _write(session, lease, attempts_without_progress=0, last_progress_at=func.clock_timestamp())
-    trials.save(session, lease.job_id, trial)
-    return bool(job.cancel_requested)
+    if trials.save(session, lease.job_id, trial):
+        events.record(session, lease.job_id, Kind.TRIAL, number=trial.number, outer_loss=trial.outer_loss)
+    return _wish(job)
 
 
-def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> bool:
-    """Keep a meta-iteration, the values after it and the checkpoint. True when the job is to be cancelled."""
+def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> Wish:
+    """Keep a meta-iteration, the values after it and the checkpoint; returns what the job's owner wants."""
     checkpoint = record.checkpoint
     job = _write(
         session,
@@ -121,12 +136,14 @@ def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> bool:
         attempts_without_progress=0,
         last_progress_at=func.clock_timestamp(),
     )
-    iterations.save(session, lease.job_id, record, attempt=lease.attempt, lease_epoch=lease.epoch)
+    if iterations.save(session, lease.job_id, record, attempt=lease.attempt, lease_epoch=lease.epoch):
+        loss = float(record.losses.outer)
+        events.record(session, lease.job_id, Kind.ITERATION, iteration=record.iteration, outer_loss=loss)
     learned.save_checkpoint(session, lease.job_id, checkpoint)
     if not job.keeps_every_iteration:
         kept = {0, checkpoint.iteration, checkpoint.best_iteration}
         learned.prune(session, lease.job_id, {iteration for iteration in kept if iteration is not None})
-    return bool(job.cancel_requested)
+    return _wish(job)
 
 
 def succeed(
@@ -148,37 +165,42 @@ def succeed(
         provenance=as_json(provenance),
     )
     measured.save(session, lease.job_id, arrays)
+    events.record(session, lease.job_id, Kind.SUCCEEDED)
 
 
 def fail(session: Session, lease: Lease, code: str, message: str, details: dict[str, Any]) -> None:
     """End the job with an error. What it learned so far stays."""
     _end(session, lease, state=State.FAILED, error=_error(code, message, details))
+    events.record(session, lease.job_id, Kind.FAILED, code=code, message=message)
 
 
 def cancelled(session: Session, lease: Lease) -> None:
     """End the job as its owner wished. What it learned so far stays."""
     _end(session, lease, state=State.CANCELLED)
+    events.record(session, lease.job_id, Kind.CANCELLED)
 
 
-def requeue(session: Session, lease: Lease) -> None:
-    """Hand the job back without charging an attempt; a job to be cancelled ends instead."""
+def give_back(session: Session, lease: Lease) -> None:
+    """Hand the job back without charging an attempt: as its owner wishes, cancelled or paused, else to the queue."""
     row = _write(
         session,
         lease,
-        state=case((Job.cancel_requested, State.CANCELLED), else_=State.QUEUED),
+        state=case(
+            (Job.cancel_requested, State.CANCELLED), (Job.pause_requested, State.PAUSED), else_=State.QUEUED
+        ),
+        pause_requested=False,
         ended_at=case((Job.cancel_requested, func.clock_timestamp())),
         lease_expires_at=None,
         attempts_without_progress=func.greatest(Job.attempts_without_progress - 1, 0),
         published_at=func.clock_timestamp(),
     )
-    if row.state == State.QUEUED:
-        outbox.add(session, lease.job_id, row.queue)
+    _after_release(session, lease.job_id, row, reason="worker_shut_down")
 
 
 def reap(session: Session, max_attempts: int) -> int:
     """Take the jobs whose lease ran out from their workers; returns how many.
 
-    They are queued again, unless cancelled meanwhile, or too often lost without progress.
+    They are queued again, unless cancelled or paused meanwhile, or too often lost without progress.
     """
     lost = Job.attempts_without_progress >= max_attempts
     last = WorkerLost(max_attempts)
@@ -193,7 +215,13 @@ def reap(session: Session, max_attempts: int) -> int:
             )
         )
         .values(
-            state=case((Job.cancel_requested, State.CANCELLED), (lost, State.FAILED), else_=State.QUEUED),
+            state=case(
+                (Job.cancel_requested, State.CANCELLED),
+                (lost, State.FAILED),
+                (Job.pause_requested, State.PAUSED),
+                else_=State.QUEUED,
+            ),
+            pause_requested=False,
             ended_at=case((Job.cancel_requested | lost, func.clock_timestamp())),
             error=case((~Job.cancel_requested & lost, error)),
             lease_expires_at=None,
@@ -202,9 +230,26 @@ def reap(session: Session, max_attempts: int) -> int:
         .returning(Job.id, Job.queue, Job.state)
     ).all()
     for row in rows:
-        if row.state == State.QUEUED:
-            outbox.add(session, row.id, row.queue)
+        _after_release(session, row.id, row, reason=last.code, code=last.code, message=str(last))
     return len(rows)
+
+
+def _after_release(session: Session, job_id: UUID, row: Any, *, reason: str, **failure: str) -> None:
+    """Tell how a job left its worker, and wake another if it is queued."""
+    match row.state:
+        case State.QUEUED:
+            outbox.add(session, job_id, row.queue)
+            events.record(session, job_id, Kind.REQUEUED, reason=reason)
+        case State.FAILED:
+            events.record(session, job_id, Kind.FAILED, **failure)
+        case _:
+            events.record(session, job_id, Kind(row.state.value))
+
+
+def _wish(row: Any) -> Wish:
+    if row.cancel_requested:
+        return Wish.CANCEL
+    return Wish.PAUSE if row.pause_requested else Wish.GO_ON
 
 
 def _write(session: Session, lease: Lease, **values: Any) -> Any:
@@ -213,7 +258,7 @@ def _write(session: Session, lease: Lease, **values: Any) -> Any:
         update(Job)
         .where(Job.id == lease.job_id, Job.state == State.RUNNING, Job.lease_epoch == lease.epoch)
         .values(**values)
-        .returning(Job.state, Job.queue, Job.cancel_requested, Job.keeps_every_iteration)
+        .returning(Job.state, Job.queue, Job.cancel_requested, Job.pause_requested, Job.keeps_every_iteration)
     ).one_or_none()
     if row is None:
         raise Fenced(lease.job_id, lease.epoch)
@@ -221,7 +266,7 @@ def _write(session: Session, lease: Lease, **values: Any) -> Any:
 
 
 def _end(session: Session, lease: Lease, **values: Any) -> None:
-    _write(session, lease, lease_expires_at=None, ended_at=func.clock_timestamp(), **values)
+    _write(session, lease, lease_expires_at=None, pause_requested=False, ended_at=func.clock_timestamp(), **values)
 
 
 def _all_as_json(evaluations: dict[str, Evaluation | None]) -> dict[str, Any]:

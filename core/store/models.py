@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,7 +20,9 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    false,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -31,12 +33,14 @@ class State(StrEnum):
 
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker holds its lease
+    PAUSED = "paused"  # waits for its owner
     SUCCEEDED = "succeeded"  # all meta-iterations done and evaluated
     FAILED = "failed"  # an error ended it; `error` says which
     CANCELLED = "cancelled"  # its owner ended it
 
 
 ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+UNENDED = (State.QUEUED, State.RUNNING, State.PAUSED)
 
 
 class Base(DeclarativeBase):
@@ -69,6 +73,7 @@ class Project(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str] = mapped_column(unique=True)
+    quotas: Mapped[dict[str, Any] | None]  # where they differ from those of the settings, by name
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
@@ -80,9 +85,23 @@ class ApiKey(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(server_default="")
     prefix: Mapped[str] = mapped_column(index=True)  # tells keys apart in lists
     sha256: Mapped[bytes] = mapped_column(unique=True)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{read,write,admin}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    last_used_at: Mapped[datetime | None]  # to the minute
+    revoked_at: Mapped[datetime | None]
+
+
+class Usage(Base):
+    """What a project has used on one day, in UTC."""
+
+    __tablename__ = "usage"
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    device_seconds: Mapped[float] = mapped_column(default=0.0)
 
 
 class Job(Base):
@@ -93,6 +112,7 @@ class Job(Base):
         CheckConstraint("attempt >= 0", name="attempt_not_negative"),
         CheckConstraint("attempts_without_progress >= 0", name="attempts_without_progress_not_negative"),
         CheckConstraint("lease_epoch >= 0", name="lease_epoch_not_negative"),
+        CheckConstraint("last_event >= 0", name="last_event_not_negative"),
         CheckConstraint("meta_iteration BETWEEN 0 AND num_iterations", name="meta_iteration_in_range"),
         CheckConstraint("(state = 'running') = (lease_expires_at IS NOT NULL)", name="leased_while_running"),
         CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error_when_failed"),
@@ -101,6 +121,16 @@ class Job(Base):
             name="ended_at_when_ended",
         ),
         Index("ix_jobs_project_id_created_at_id", "project_id", "created_at", "id"),
+        Index("ix_jobs_project_id_state_created_at_id", "project_id", "state", "created_at", "id"),
+        Index("ix_jobs_project_id_preset_created_at_id", "project_id", "preset", "created_at", "id"),
+        Index(
+            "ix_jobs_unended",
+            "project_id",
+            "state",
+            postgresql_where="state IN ('queued', 'running', 'paused')",
+        ),
+        Index("ix_jobs_ended", "ended_at", postgresql_where="ended_at IS NOT NULL"),
+        Index("ix_jobs_dataset_id", "dataset_id", postgresql_where="dataset_id IS NOT NULL"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index("ix_jobs_queued", "queue", "published_at", postgresql_where="state = 'queued'"),
     )
@@ -111,6 +141,7 @@ class Job(Base):
     preset: Mapped[str | None]
     spec: Mapped[dict[str, Any]]
     spec_sha256: Mapped[str]
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"))  # uploaded
     queue: Mapped[str]
 
     state: Mapped[State] = mapped_column(
@@ -125,6 +156,7 @@ class Job(Base):
         default=State.QUEUED,
     )
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     error: Mapped[dict[str, Any] | None]  # code, message, details
 
     attempt: Mapped[int] = mapped_column(default=0)  # times a worker has taken it
@@ -137,6 +169,10 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     last_progress_at: Mapped[datetime | None]  # apart from the lease: a hung computation still renews that
     ended_at: Mapped[datetime | None]
+
+    last_event: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # grows with all that shows
+    accounted_at: Mapped[datetime | None]  # until when its time on a device has been counted, while it runs
+    device_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
     groups: Mapped[list[dict[str, Any]]]  # name and shape: needed to read the values, when the data are gone too
     num_hyperparameters: Mapped[int] = mapped_column(BigInteger)
@@ -228,6 +264,88 @@ class OptimizerLeaf(ArrayColumns, Base):
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoints.job_id", ondelete="CASCADE"), primary_key=True)
     leaf: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Event(Base):
+    """What happened to a job, numbered 1, 2, … in the order of its transactions: `Job.last_event` counts them."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class IdempotencyKey(Base):
+    """A creation that must not happen twice."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[bytes]
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Webhook(Base):
+    """Where a job's end is told."""
+
+    __tablename__ = "webhooks"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    url: Mapped[str]
+    secret: Mapped[str]  # needed in the clear to sign; never shown
+    disabled_at: Mapped[datetime | None]  # its receiver answered 410
+
+
+class Delivery(Base):
+    """One message to a webhook, until it is received or given up."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        Index("ix_deliveries_due", "next_attempt_at", postgresql_where="next_attempt_at IS NOT NULL"),
+        Index("ix_deliveries_job_id", "job_id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.job_id", ondelete="CASCADE"))
+    kind: Mapped[str]  # such as job.succeeded
+    payload: Mapped[str]  # JSON, the same at every attempt
+    attempt: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime | None] = mapped_column(
+        server_default=func.clock_timestamp()
+    )  # none: settled
+    delivered_at: Mapped[datetime | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Blob(Base):
+    """Stored bytes, known by their SHA-256."""
+
+    __tablename__ = "blobs"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Dataset(Base):
+    """An uploaded data set of a project."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_project_id_created_at_id", "project_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # ds_…
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    summary: Mapped[dict[str, Any]]  # shapes, types, classes
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class WakeUp(Base):

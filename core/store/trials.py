@@ -12,9 +12,10 @@ from core.records import Trial
 from core.store.models import SavedTrial
 
 
-def save(session: Session, job_id: UUID, trial: Trial) -> None:
-    """Keep a trial; a second time changes nothing."""
-    session.execute(insert(SavedTrial).values(job_id=job_id, **trial._asdict()).on_conflict_do_nothing())
+def save(session: Session, job_id: UUID, trial: Trial) -> bool:
+    """Keep a trial; a second time changes nothing, and returns False."""
+    statement = insert(SavedTrial).values(job_id=job_id, **trial._asdict()).on_conflict_do_nothing()
+    return session.scalar(statement.returning(SavedTrial.number)) is not None
 
 
 def read(session: Session, job_id: UUID) -> list[Trial]:

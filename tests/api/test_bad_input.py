@@ -408,7 +408,7 @@ def test_without_a_good_key_nothing_is_done(client, header, method, path):
         ("limit=0", "limit"),
         ("limit=101", "limit"),
         ("limit=x", "limit"),
-        ("state=paused", "state"),
+        ("state=lost", "state"),
         ("preset=%00", "preset"),
     ],
 )

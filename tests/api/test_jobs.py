@@ -337,3 +337,22 @@ def test_what_was_measured_is_downloaded_beside_the_values(client, sessions, job
     assert document["measured"]["learning_curve.best"] == {"shape": [3], "values": [0.0, 0.5, 1.0]}
     arrays = np.load(io.BytesIO(client.get(f"/v1/jobs/{job['id']}/hyperparameters?format=npz").content))
     np.testing.assert_array_equal(arrays["measured/learning_curve.initial"], [0, 1, 2])
+
+
+def test_a_job_is_paused_and_resumed(client, job):
+    path = f"/v1/jobs/{job['id']}"
+    answer = client.post(f"{path}/pause")
+    assert (answer.status_code, answer.json()["state"]) == (202, "paused")
+    assert client.get("/v1/jobs", params={"state": "paused"}).json()["data"][0]["id"] == job["id"]
+    assert client.post(f"{path}/resume").json()["state"] == "queued"
+    assert_problem(client.post(f"{path}/resume"), 409, "state_conflict")
+
+
+def test_all_jobs_are_cancelled_together(client):
+    ids = {client.post("/v1/jobs", json=document()).json()["id"] for _ in range(3)}
+    answer = client.post("/v1/jobs/cancel", params={"state": "queued"})
+    assert answer.status_code == 202
+    assert set(answer.json()["data"]) == ids
+    assert answer.json()["more"] is False
+    assert {one["state"] for one in client.get("/v1/jobs").json()["data"]} == {"cancelled"}
+    assert_problem(client.post("/v1/jobs/cancel", params={"state": "succeeded"}), 422, "invalid_parameter")

@@ -67,7 +67,10 @@ def test_it_describes_itself(client):
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {
         "/v1/jobs",
+        "/v1/jobs/cancel",
         "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/pause",
+        "/v1/jobs/{job_id}/resume",
         "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/retry",
         "/v1/jobs/{job_id}/iterations",

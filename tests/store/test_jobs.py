@@ -2,10 +2,11 @@ import base64
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from core.store import jobs, keys, leases
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
+from core.store.leases import Wish
 from core.store.models import Job, LearnedValue, State, WakeUp
 from tests.builders import claim, create, create_in, read, record
 
@@ -69,7 +70,91 @@ def test_cancelling_a_running_job_asks_its_worker(sessions, project):
     job = act(sessions, jobs.cancel, project, job_id)
     assert (job.state, job.cancel_requested, job.ended_at) == (State.RUNNING, True, None)
     with sessions.begin() as session:
-        assert leases.renew(session, lease, 60) is True
+        assert leases.renew(session, lease, 60) is Wish.CANCEL
+
+
+def test_a_second_cancel_changes_nothing(sessions, project):
+    job_id = create(sessions, project)
+    claim(sessions, job_id)
+    first = act(sessions, jobs.cancel, project, job_id)
+    again = act(sessions, jobs.cancel, project, job_id)
+    assert (again.state, again.last_event) == (State.RUNNING, first.last_event)
+
+
+def test_a_queued_job_is_paused_at_once_and_not_claimed_until_resumed(sessions, project):
+    job_id = create(sessions, project)
+    assert act(sessions, jobs.pause, project, job_id).state == State.PAUSED
+    assert act(sessions, jobs.pause, project, job_id).state == State.PAUSED
+    assert claim(sessions, job_id) is None
+    with sessions.begin() as session:
+        session.execute(delete(WakeUp))
+    assert act(sessions, jobs.resume, project, job_id).state == State.QUEUED
+    assert outbox(sessions) == {job_id}
+    assert claim(sessions, job_id) is not None
+
+
+def test_a_running_job_is_paused_by_its_worker_and_keeps_its_checkpoint(sessions, project):
+    job_id = create(sessions, project)
+    lease = claim(sessions, job_id)
+    job = act(sessions, jobs.pause, project, job_id)
+    assert (job.state, job.pause_requested) == (State.RUNNING, True)
+    with sessions.begin() as session:
+        assert leases.save_iteration(session, lease, record(0, best=0, best_loss=1.0)) is Wish.PAUSE
+        leases.give_back(session, lease)
+    job = read(sessions, project, job_id)
+    assert (job.state, job.pause_requested, job.attempts_without_progress) == (State.PAUSED, False, 0)
+    act(sessions, jobs.resume, project, job_id)
+    with sessions() as session:
+        assert leases.work(session, claim(sessions, job_id)).checkpoint.iteration == 1
+
+
+def test_a_pause_that_is_taken_back_leaves_the_job_to_its_worker(sessions, project):
+    job_id = create(sessions, project)
+    lease = claim(sessions, job_id)
+    act(sessions, jobs.pause, project, job_id)
+    assert act(sessions, jobs.resume, project, job_id).state == State.RUNNING
+    with sessions.begin() as session:
+        assert leases.renew(session, lease, 60) is Wish.GO_ON
+
+
+def test_a_paused_job_can_be_cancelled_and_a_job_to_be_cancelled_not_paused(sessions, project):
+    paused, running = create(sessions, project), create(sessions, project)
+    act(sessions, jobs.pause, project, paused)
+    assert act(sessions, jobs.cancel, project, paused).state == State.CANCELLED
+    claim(sessions, running)
+    act(sessions, jobs.cancel, project, running)
+    with pytest.raises(StateConflict, match="not to be cancelled"):
+        act(sessions, jobs.pause, project, running)
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.SUCCEEDED])
+def test_only_paused_jobs_are_resumed(sessions, project, state):
+    job_id = create(sessions, project)
+    if state == State.SUCCEEDED:
+        end(sessions, project, job_id, state)
+    with pytest.raises(StateConflict, match="only one that is paused"):
+        act(sessions, jobs.resume, project, job_id)
+
+
+def test_many_are_cancelled_together(sessions, project):
+    with sessions.begin() as session:
+        other = keys.ensure_project(session, "other")
+    foreign = create(sessions, other)
+    queued, paused, running, ended = (create(sessions, project) for _ in range(4))
+    act(sessions, jobs.pause, project, paused)
+    lease = claim(sessions, running)
+    end(sessions, project, ended, State.FAILED)
+    with sessions.begin() as session:
+        assert jobs.cancel_all(session, project, state=State.PAUSED) == ([paused], False)
+    with sessions.begin() as session:
+        found, more = jobs.cancel_all(session, project)
+    assert (set(found), more) == ({queued, running}, False)
+    assert read(sessions, other, foreign).state == State.QUEUED
+    assert read(sessions, project, ended).state == State.FAILED
+    with sessions.begin() as session:
+        assert leases.renew(session, lease, 60) is Wish.CANCEL
+    with sessions.begin() as session:
+        assert jobs.cancel_all(session, project) == ([], False)
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
@@ -87,7 +172,7 @@ def test_a_retry_queues_the_job_with_its_checkpoint(sessions, project, state):
     lease = claim(sessions, job_id)
     with sessions.begin() as session:
         leases.save_iteration(session, lease, record(0, best=0, best_loss=1.0))
-        leases.requeue(session, lease)
+        leases.give_back(session, lease)
     end(sessions, project, job_id, state)
     job = act(sessions, jobs.retry, project, job_id)
     assert (job.state, job.error, job.ended_at, job.cancel_requested) == (State.QUEUED, None, None, False)
@@ -123,7 +208,7 @@ def test_only_ended_jobs_are_deleted_and_nothing_of_them_stays(sessions, project
             assert session.scalars(select(table)).all() == []
 
 
-@pytest.mark.parametrize("action", [jobs.get, jobs.cancel, jobs.retry, jobs.remove])
+@pytest.mark.parametrize("action", [jobs.get, jobs.cancel, jobs.pause, jobs.resume, jobs.retry, jobs.remove])
 def test_jobs_of_another_project_do_not_exist(sessions, project, action):
     job_id = create(sessions, project)
     with sessions.begin() as session:

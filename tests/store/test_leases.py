@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from core.records import Evaluation, Losses, Trial
 from core.store import iterations, jobs, learned, leases, measured
 from core.store.errors import Fenced, NothingLearned, Pruned, UnknownIteration
-from core.store.leases import Lease
+from core.store.leases import Lease, Wish
 from core.store.models import Job, MetaIteration, State, WakeUp
 from tests.builders import claim, create, read, record, values
 
@@ -68,7 +68,7 @@ WRITES = {
     "save_trial": lambda session, lease: leases.save_trial(session, lease, Trial(0, {}, 1.0)),
     "fail": lambda session, lease: leases.fail(session, lease, "code", "message", {}),
     "cancelled": leases.cancelled,
-    "requeue": leases.requeue,
+    "give_back": leases.give_back,
 }
 
 
@@ -141,9 +141,9 @@ def test_progress_shows_in_the_job(sessions, project, job_id):
 
 def test_saving_tells_of_a_cancel(sessions, project, job_id):
     lease = claim(sessions, job_id)
-    assert write(sessions, leases.save_iteration, lease, record(0)) is False
+    assert write(sessions, leases.save_iteration, lease, record(0)) is Wish.GO_ON
     write(sessions, jobs.cancel, project, job_id)
-    assert write(sessions, leases.save_iteration, lease, record(1)) is True
+    assert write(sessions, leases.save_iteration, lease, record(1)) is Wish.CANCEL
 
 
 def test_every_iteration_is_kept_while_they_fit(sessions, project, job_id):
@@ -211,7 +211,7 @@ def test_trials_are_kept_in_order_and_once(sessions, job_id):
     lease = claim(sessions, job_id)
     kept = [Trial(0, {"step_size": -0.1}, 0.5), Trial(1, {"step_size": 1 / 3}, None)]
     for trial in (*kept, kept[0]._replace(outer_loss=9.0)):
-        assert not write(sessions, leases.save_trial, lease, trial)
+        assert write(sessions, leases.save_trial, lease, trial) is Wish.GO_ON
     assert write(sessions, leases.work, lease).trials == kept
 
 
@@ -219,7 +219,7 @@ def test_a_job_given_back_is_not_charged(sessions, project, job_id):
     lease = claim(sessions, job_id)
     with sessions.begin() as session:
         session.execute(text("DELETE FROM outbox"))
-    write(sessions, leases.requeue, lease)
+    write(sessions, leases.give_back, lease)
     job = read(sessions, project, job_id)
     assert (job.state, job.attempt, job.attempts_without_progress) == (State.QUEUED, 1, 0)
     with sessions() as session:
@@ -230,7 +230,7 @@ def test_a_job_given_back_is_not_charged(sessions, project, job_id):
 def test_a_job_given_back_after_a_cancel_ends(sessions, project, job_id):
     lease = claim(sessions, job_id)
     write(sessions, jobs.cancel, project, job_id)
-    write(sessions, leases.requeue, lease)
+    write(sessions, leases.give_back, lease)
     job = read(sessions, project, job_id)
     assert (job.state, job.ended_at is None) == (State.CANCELLED, False)
 
@@ -268,6 +268,14 @@ def test_a_lost_job_that_was_cancelled_ends(sessions, project, job_id):
     expire(sessions, job_id)
     write(sessions, leases.reap, 3)
     assert read(sessions, project, job_id).state == State.CANCELLED
+
+
+def test_a_lost_job_that_was_to_be_paused_waits_for_its_owner(sessions, project, job_id):
+    claim(sessions, job_id)
+    write(sessions, jobs.pause, project, job_id)
+    expire(sessions, job_id)
+    write(sessions, leases.reap, 3)
+    assert read(sessions, project, job_id).state == State.PAUSED
 
 
 def test_many_janitors_reap_each_job_once(sessions, project):
@@ -313,7 +321,8 @@ def test_the_database_refuses_what_no_code_should_write(sessions, job_id):
         "state = 'running'": "leased_while_running",
         "state = 'failed', ended_at = now()": "error_when_failed",
         "state = 'cancelled'": "ended_at_when_ended",
-        "state = 'paused'": "ck_jobs_state",
+        "state = 'lost'": "ck_jobs_state",
+        "last_event = -1": "last_event_not_negative",
         "meta_iteration = 5": "meta_iteration_in_range",
         "attempt = -1": "attempt_not_negative",
     }.items():

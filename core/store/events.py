@@ -1,0 +1,59 @@
+"""What happened to a job, in order. Written in the transaction of what they tell, numbered under the job's lock.
+
+So a reader that knows event n has missed nothing up to n, and `Job.last_event` tells versions of a job apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from core.store.arrays import as_json
+from core.store.models import Event, Job
+
+CHANNEL = "retrograd_events"  # notified with the job's id
+
+
+class Kind(StrEnum):
+    """What can happen to a job."""
+
+    CREATED = "created"
+    STARTED = "started"  # a worker took it
+    BEGUN = "begun"  # losses at its start are known
+    TRIAL = "trial"  # of the search before the descent
+    ITERATION = "iteration"  # a meta-iteration was done and kept
+    PAUSE_REQUESTED = "pause_requested"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    REQUEUED = "requeued"  # its worker gave it back, or was lost
+    CANCEL_REQUESTED = "cancel_requested"
+    RETRIED = "retried"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
+
+
+def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
+    """Keep an event of a job that this transaction changes; returns its number."""
+    number = session.execute(
+        update(Job).where(Job.id == job_id).values(last_event=Job.last_event + 1).returning(Job.last_event)
+    ).scalar_one()
+    row = {"job_id": job_id, "number": number, "kind": kind.value, "data": as_json(data)}
+    session.execute(insert(Event).values(row))
+    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
+    return number
+
+
+def page(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequence[Event]:
+    """Events in order, from the one after number `after` on; 0 is before the first."""
+    query = select(Event).where(Event.job_id == job_id, Event.number > after)
+    return session.scalars(query.order_by(Event.number).limit(limit)).all()
