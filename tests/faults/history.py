@@ -6,6 +6,7 @@ clock is needed to check it.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,11 +176,17 @@ def check(
     accepted: Iterable[UUID] = (),
     seen: Mapping[UUID, Sequence[str]] | None = None,
     at_rest: bool = True,
+    seconds: float = 0.0,
 ) -> list[History]:
-    """Read every job's history and fail on any that breaks a rule."""
-    with sessions() as session:
-        histories = read(session, seen)
-    found = violations(histories, accepted=accepted, at_rest=at_rest)
+    """Read every job's history and fail on any that breaks a rule, still, after `seconds` to come to rest."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with sessions() as session:
+            histories = read(session, seen)
+        found = violations(histories, accepted=accepted, at_rest=at_rest)
+        if not found or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)  # polls
     assert not found, "\n".join(found)
     return histories
 

@@ -66,7 +66,7 @@ def test_a_job_that_still_waits_at_rest_is_stuck(sessions, project, eventful):
 
 def good():
     """A job that was lost by its worker once, and then succeeded."""
-    kinds = "created started begun iteration requeued started iteration succeeded".split()
+    kinds = ["created", "started", "begun", "iteration", "requeued", "started", "iteration", "succeeded"]
     numbers, attempts = iter(range(2)), iter((1, 2))
     events = [
         Told(
