@@ -35,7 +35,6 @@ class Service:
         }
         self._running = {}  # (what ends it, process) by name
         self.url = f"http://127.0.0.1:{self._port}"
-        self.stopped = 0
 
     def __enter__(self):
         return self
@@ -96,7 +95,7 @@ class Service:
                         yield process
 
     def freeze(self, worker):
-        """SIGSTOP the worker and its child; returns what `thaw` takes."""
+        """SIGSTOP the worker and its child."""
         for process in (psutil.Process(self.process(worker).pid), *self._children(worker)):
             process.send_signal(signal.SIGSTOP)
 
@@ -127,6 +126,7 @@ class Caller:
     Attributes:
         accepted: ids of jobs that it was promised, in order.
         seen: states that it saw of each, in order.
+        refused: calls that it had to make again.
     """
 
     def __init__(self, url, key, seconds=60.0):
@@ -135,7 +135,7 @@ class Caller:
         )
         self._seconds = seconds
         self.accepted, self.seen = [], defaultdict(list)
-        self.lost_answers = 0
+        self.refused = 0
 
     def __enter__(self):
         return self
@@ -149,10 +149,10 @@ class Caller:
             try:
                 answer = self._http.request(method, path, **arguments)
             except httpx.TransportError:
-                self.lost_answers += 1
                 answer = None
             if answer is not None and answer.status_code != 503:
                 return answer
+            self.refused += 1
             assert time.monotonic() < deadline, f"{method} {path}: nothing answers"
             time.sleep(0.05)  # between tries, as a client would
 

@@ -191,9 +191,8 @@ def test_reaping_races_completion(sessions, settings, project, pool, noted):
             aim.wait()
             return write(sessions, leases.reap, 3)
 
-        fenced, *taken = at_once(
-            pool, lambda: outcome(lambda: write(sessions, succeed, lease), Fenced), reap, reap
-        )  # noqa: B023
+        ends = partial(outcome, partial(write, sessions, succeed, lease), Fenced)
+        fenced, *taken = at_once(pool, ends, reap, reap)
         state = read(sessions, project, job_id).state
         assert (state, sum(taken)) == ((State.QUEUED, 1) if fenced else (State.SUCCEEDED, 0))
         aim.learn(late=not fenced)
