@@ -2,7 +2,6 @@
 
 SIGTERM and Ctrl-C reach the parent, which would wait for the job to end, hours perhaps. So it tells its
 child, by SIGUSR2; the job's next `lease.check()` gives the job back, and the worker ends within seconds.
-A parent that is killed tells nobody: its child notices, does the same, and ends.
 """
 
 from __future__ import annotations
@@ -11,15 +10,11 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from typing import Any
 
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
 from worker import device, health
-
-_LOOK_SECONDS = 1.0
-_GRACE_SECONDS = 10.0  # to give the job back: segments of jitted code take up to 5 s
 
 stopping = threading.Event()  # in the child: set once its worker shuts down
 
@@ -46,14 +41,4 @@ def _tell_children(how: str, **_: Any) -> None:
 @worker_process_init.connect
 def _start_child(**_: Any) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: stopping.set())
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="end with parent", daemon=True).start()
     device.prepare()
-
-
-def _end_with(parent: int) -> None:
-    """An orphan would go on beside the child of the worker that takes its parent's place, on the same device."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
-    stopping.set()
-    time.sleep(_GRACE_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -15,10 +15,13 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# In the order in which requests take them, and all before the first change: else a migration under load is a deadlock.
+_LOCK = "LOCK TABLE api_keys, jobs, projects IN ACCESS EXCLUSIVE MODE"
 _STATES = "state IN ('queued', 'running', {}'succeeded', 'failed', 'cancelled')"
 
 
 def upgrade() -> None:
+    op.execute(_LOCK)
     op.add_column("projects", sa.Column("quotas", postgresql.JSONB(), nullable=True))
     op.add_column("api_keys", sa.Column("name", sa.Text(), server_default="", nullable=False))
     op.add_column(
@@ -140,6 +143,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(_LOCK)
     op.execute(
         "UPDATE jobs SET state = 'cancelled', ended_at = clock_timestamp(), cancel_requested = true "
         "WHERE state = 'paused'"  # there is no such state before; a retry goes on from the checkpoint
