@@ -1,7 +1,7 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message.
+workers again for jobs that wait although the broker holds no message; deletes jobs that ended long ago.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import psycopg
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
-from core.store import leases, outbox
+from core.store import leases, outbox, retention
 from core.store.session import open_store
 from worker import health
 from worker.publisher import publishing
@@ -35,7 +35,7 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish):
+        for duty in (self.reap, self.publish, self.republish, self.retain):
             self._survive(duty)
 
     def reap(self) -> None:
@@ -67,6 +67,14 @@ class Janitor:
         for queue in drained:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+
+    def retain(self) -> None:
+        """Delete what ended long ago, if the settings say when."""
+        days, deleted = self._settings.retention_days, 1
+        while days is not None and deleted:
+            with self._sessions.begin() as session:
+                if deleted := retention.sweep(session, days):
+                    log.info("%d jobs deleted that ended more than %g days ago", deleted, days)
 
     def _survive(self, duty: Callable[[], None]) -> None:
         try:
