@@ -21,6 +21,7 @@ from core.store import iterations, jobs, trials
 from core.store.models import ENDED, Job, State
 
 _POLL_SECONDS = "2"
+_MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -203,6 +204,14 @@ def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
                 )
             )
     learned = count_learned(layouts)
+    if learned * spec.meta.seeds_per_iteration > settings.max_hyperparameters * _MOST_HYPERGRADIENTS:
+        raise InvalidSpec(
+            (
+                ("meta", "seeds_per_iteration"),
+                f"{spec.meta.seeds_per_iteration} hypergradients of {learned} values each do not fit into memory "
+                "together; use fewer seeds",
+            )
+        )
     if learned > settings.max_hyperparameters:
         raise InvalidSpec(
             (
