@@ -10,6 +10,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -56,6 +57,7 @@ class Deliverer:
         self._sessions, self._send = sessions, send
         self._busy: Counter[str] = Counter()  # attempts under way, by whom they go to
         self._changed = threading.Condition()
+        self._ended = 0  # attempts
         self._stopping = False
 
     def run(self, seconds: float, survive: Callable[[Callable[[], None]], None]) -> None:
@@ -65,10 +67,13 @@ class Deliverer:
             survive: calls what it is given, and logs what that raises.
         """
         while not self._stopping:
+            ended = self._ended  # before, or an end during `deliver` would be missed
             survive(self.deliver)
             with self._changed:
-                if not self._stopping:
-                    self._changed.wait(seconds)
+                self._changed.wait_for(partial(self._has_news, ended), seconds)
+
+    def _has_news(self, ended: int) -> bool:
+        return self._stopping or self._ended > ended
 
     def stop(self) -> None:
         """Take no more, and wait a little for what is under way. What is not done by then is sent again later."""
@@ -110,6 +115,7 @@ class Deliverer:
         with self._changed:
             self._busy[due.authority] -= 1
             self._busy += Counter()  # forgets those at 0
+            self._ended += 1
             self._changed.notify_all()
 
     def _attempt(self, due: Due) -> None:
