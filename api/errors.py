@@ -18,7 +18,15 @@ from starlette.routing import Match
 from api import invalid
 from core.errors import CoreError, InvalidSpec, UnknownFigure
 from core.presets import UnknownPreset
-from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
+from core.store.errors import (
+    InvalidCursor,
+    NothingLearned,
+    Pruned,
+    StateConflict,
+    UnknownDelivery,
+    UnknownIteration,
+    UnknownJob,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +75,7 @@ class InvalidParameter(CoreError):  # noqa: N818
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
     UnknownJob: 404,
+    UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
