@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, errors
 from api.limits import BodyLimit
-from api.routes import figures, health, hyperparameters, jobs, presets
+from api.routes import deliveries, figures, health, hyperparameters, jobs, presets
 from api.schemas import Problem
 from core.config import Settings, get_settings
 from core.store.session import close_store, open_store
@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
-    app.state.routers = [module.router for module in (jobs, hyperparameters, figures, presets, health)]
+    app.state.routers = [module.router for module in (jobs, hyperparameters, figures, deliveries, presets, health)]
     for router in app.state.routers:
         app.include_router(router)
     return app

@@ -18,7 +18,15 @@ from starlette.routing import Match
 from api import invalid
 from core.errors import CoreError, InvalidSpec, UnknownFigure
 from core.presets import UnknownPreset
-from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
+from core.store.errors import (
+    InvalidCursor,
+    NothingLearned,
+    Pruned,
+    StateConflict,
+    UnknownDelivery,
+    UnknownIteration,
+    UnknownJob,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +49,15 @@ class UnsupportedMediaType(CoreError):  # noqa: N818
         super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
 
 
+class Busy(CoreError):  # noqa: N818
+    """More of this is being done than there is room for."""
+
+    code = "busy"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; try again in a few seconds")
+
+
 class InvalidParameter(CoreError):  # noqa: N818
     """A query parameter, or a combination of them, that makes no sense."""
 
@@ -58,6 +75,7 @@ class InvalidParameter(CoreError):  # noqa: N818
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
     UnknownJob: 404,
+    UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
@@ -68,9 +86,11 @@ STATUS: Mapping[type[CoreError], int] = {
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
-    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'}
+    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
+    Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
