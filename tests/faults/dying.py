@@ -39,12 +39,12 @@ def _poisoned():
 
     learn = tasks.learn
 
-    def learn_or_die(lease):
+    def learn_or_die(lease, *arguments):
         from core.store import leases
 
         if lease.run(leases.work).spec.name == POISON:
             die()
-        learn(lease)
+        learn(lease, *arguments)
 
     tasks.learn = learn_or_die
 

@@ -21,7 +21,8 @@ from core.store.models import Event, Job, LearnedValue, MeasuredArray, MetaItera
 # The state machine: what may happen in each state, and the state after. A running job that is to be cancelled or paused
 # is in a state of its own. An event that is not listed must not happen: so the ends are left by a retry alone.
 _WORK = ("begun", "trial", "iteration")
-MACHINE: Mapping[str, Mapping[str, str]] = {
+_BESIDE = ("webhook_disabled", "webhook_enabled")  # may happen at any time, and change no state
+_STATES: Mapping[str, Mapping[str, str]] = {
     "none": {"created": "queued"},
     "queued": {"started": "running", "paused": "paused", "cancelled": "cancelled"},
     "running": {
@@ -57,6 +58,10 @@ MACHINE: Mapping[str, Mapping[str, str]] = {
     "succeeded": {},
     "failed": {"retried": "queued"},
     "cancelled": {"retried": "queued"},
+}
+MACHINE = {
+    state: {**after, **(dict.fromkeys(_BESIDE, state) if state != "none" else {})}
+    for state, after in _STATES.items()
 }
 SHOWN = {"pausing": "running", "cancelling": "running", "cancelling after pausing": "running"}  # to clients
 ENDS = ("succeeded", "failed", "cancelled")
