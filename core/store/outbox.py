@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 from sqlalchemy import ColumnElement, delete, exists, func, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.store.models import Job, State, WakeUp
 
@@ -54,11 +54,19 @@ def overdue_queues(session: Session, seconds: float) -> list[str]:
     return list(session.scalars(select(Job.queue).where(_overdue(seconds)).distinct().order_by(Job.queue)))
 
 
-def republish(session: Session, queue: str, seconds: float) -> int:
-    """Put the overdue jobs of a queue into the outbox again; returns how many."""
+def republish(session: Session, queue: str, seconds: float, *, drained: bool) -> int:
+    """Put overdue jobs of a queue into the outbox again whose message is gone; returns how many.
+
+    All have lost it where the queue is `drained`. Else those have that a job woken later has overtaken: messages are
+    taken in order, and a queue that always holds some must not keep a lost one from being noticed.
+    """
+    later = aliased(Job)
+    overtaken = exists().where(
+        later.queue == Job.queue, later.state == State.RUNNING, later.published_at > Job.published_at
+    )
     rows = session.execute(
         update(Job)
-        .where(Job.queue == queue, _overdue(seconds))
+        .where(Job.queue == queue, _overdue(seconds), *(() if drained else (overtaken,)))
         .values(published_at=func.clock_timestamp())
         .returning(Job.id)
     ).all()

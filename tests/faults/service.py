@@ -27,14 +27,13 @@ class Service:
     def __init__(self, settings, folder, compilation_cache):
         self.settings, self._folder = settings, folder
         self._mark = uuid.uuid4().hex
-        self._port = free_port()
+        self._urls = {}
         self._environ = {
             _MARK: self._mark,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
             "RETROGRAD_BOOTSTRAP_API_KEY": settings.bootstrap_api_key.get_secret_value(),
         }
         self._running = {}  # (what ends it, process) by name
-        self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self):
         return self
@@ -50,7 +49,7 @@ class Service:
         """Start a process; one of the same name must have ended."""
         role = name.partition("-")[0]
         if role == "api":
-            arguments = (*arguments, "--port", str(self._port))
+            arguments = (*arguments, "--port", self.url_of(name).rpartition(":")[2])
         ends = contextlib.ExitStack()
         process = ends.enter_context(
             running(
@@ -59,7 +58,7 @@ class Service:
         )
         self._running[name] = ends, process
         if role == "api":
-            eventually(lambda: process.poll() is not None or self._answers(), _WAIT_SECONDS)
+            eventually(lambda: process.poll() is not None or self._answers(name), _WAIT_SECONDS)
         return process
 
     def stop(self, name):
@@ -79,6 +78,14 @@ class Service:
 
     def names(self):
         return list(self._running)
+
+    @property
+    def url(self):
+        return self.url_of("api")
+
+    def url_of(self, api):
+        """Where an API answers, however often it is started."""
+        return self._urls.setdefault(api, f"http://127.0.0.1:{free_port()}")
 
     def log(self, name):
         return self._folder / f"{name}.log"
@@ -114,9 +121,9 @@ class Service:
                     found.append(process)
         return found
 
-    def _answers(self):
+    def _answers(self, name):
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/healthz", timeout=5, trust_env=False).is_success
+            return httpx.get(f"{self.url_of(name)}/healthz", timeout=5, trust_env=False).is_success
         return False
 
 
