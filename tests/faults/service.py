@@ -17,7 +17,7 @@ from tests.faults import history
 
 ENDED = history.ENDS
 _MARK = "RETROGRAD_TEST_SERVICE"  # in the environment of all that it starts: what a killed parent leaves is found by it
-_WAIT_SECONDS = 120.0  # a fresh child imports JAX and compiles, on a machine that tests share
+_WAIT_SECONDS = 240.0  # a fresh child imports JAX and compiles, on a machine that tests share
 _MODULES = {"api": "api", "janitor": "worker.janitor", "worker": "worker"}
 
 

@@ -22,6 +22,8 @@ LONG = document(STEPS | {"meta.num_iterations": 400})
 THIRTY = document(STEPS | {"meta.num_iterations": 30})
 MESSAGES, RACES, MOMENTS = 100, 20, 10
 
+pytestmark = pytest.mark.timeout(1800)  # each child that is killed costs an import of JAX, slow on a busy machine
+
 
 @pytest.fixture
 def worker(service):
@@ -176,7 +178,7 @@ def test_a_killed_worker(worker, caller, put_by, noted):
     eventually(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
     noted(f"its child ended after {time.monotonic() - began:.2f} s")
     worker.start("worker")
-    eventually(lambda: caller.look(job_id)["attempt"] == 2, 60)
+    eventually(lambda: caller.look(job_id)["attempt"] == 2, 240)
     caller.past(job_id, caller.look(job_id)["progress"]["meta_iteration"] + 2)
 
 
@@ -195,9 +197,12 @@ def test_a_frozen_worker(worker, caller, store, put_by, noted):
     try:
         kept = rows_of(store, job_id)[1]
         caller.past(job_id, kept + 2)
+        child, log = worker.child(), worker.log("worker")
         worker.thaw("worker")
-        log = worker.log("worker")
-        eventually(lambda: f"job {job_id}: another worker has it" in log.read_text())
+        fenced = (
+            f"job {job_id}: another worker has it"  # unless its guard finds first that it stood still for long
+        )
+        eventually(lambda: fenced in log.read_text() or not child.is_running(), 60)
         caller.past(job_id, caller.look(job_id)["progress"]["meta_iteration"] + 2)
         rows = rows_of(store, job_id)
         assert set(rows) == {1, 2}
@@ -237,7 +242,6 @@ def test_a_poisonous_job(worker, caller):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.fault(
     injected="kill -9 of the child, and at two moments of the worker, at random moments of one job of 30 meta-iterations",
     checked="the result is that of an uninterrupted run, byte for byte",
@@ -261,7 +265,7 @@ def test_killed_at_ten_moments(worker, caller, store, noted):
         else:
             worker.child().kill()
         attempts = number + 1
-        eventually(lambda: caller.look(job_id)["attempt"] > attempts, 120)  # noqa: B023
+        eventually(lambda: caller.look(job_id)["attempt"] > attempts, 240)  # noqa: B023
     job = caller.ended(job_id, 300)
     assert (job["state"], job["attempt"]) == ("succeeded", MOMENTS + 1)
     for which in ("best", "last", 0, 15):
