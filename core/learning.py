@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from core import engines
+from core.datasets import GivenData
 from core.diagnostics import (
     adjoint_growth,
     finite_difference_check,
@@ -53,18 +54,21 @@ class Learner:
         self._optimizer = getattr(engines, spec.training.optimizer)()
 
     @classmethod
-    def from_spec(cls, spec: JobSpec, *, interrupt: Callable[[], None] = lambda: None) -> Learner:
+    def from_spec(
+        cls, spec: JobSpec, *, given: GivenData | None = None, interrupt: Callable[[], None] = lambda: None
+    ) -> Learner:
         """Load the data and set up the problem.
 
         Args:
             spec: the job.
+            given: its data, where they were uploaded.
             interrupt: called between jitted segments, about once a second or more often; what it raises ends the
                 learning.
 
         Raises:
             InvalidSpec: a data set is missing, damaged or smaller than the split.
         """
-        return cls(spec, inner_problem(spec), interrupt)
+        return cls(spec, inner_problem(spec, given), interrupt)
 
     @property
     def groups(self) -> tuple[Group, ...]:
