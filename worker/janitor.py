@@ -1,7 +1,7 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message.
+workers again for jobs that wait although the broker holds no message; deletes stored bytes that nobody has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from core.config import Settings, get_settings
 from core.store import leases, outbox
 from core.store.session import open_store
 from worker import health
+from worker.collector import Collector
 from worker.publisher import publishing
 
 log = logging.getLogger("worker.janitor")
@@ -29,13 +30,14 @@ class Janitor:
     def __init__(self, sessions: sessionmaker[Session], settings: Settings) -> None:
         self._sessions, self._settings = sessions, settings
         self._broker_url = settings.broker_url.get_secret_value()
+        self._collector = Collector(sessions, settings)
         self._failing: dict[
             str, str
         ] = {}  # reasons by duty, so that an outage is logged once and not every second
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish):
+        for duty in (self.reap, self.publish, self.republish, self.collect):
             self._survive(duty)
 
     def reap(self) -> None:
@@ -67,6 +69,10 @@ class Janitor:
         for queue in drained:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+
+    def collect(self) -> None:
+        """Delete stored bytes that belong to no data set."""
+        self._collector.round()
 
     def _survive(self, duty: Callable[[], None]) -> None:
         try:

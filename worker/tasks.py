@@ -18,6 +18,7 @@ from core.store.session import open_store
 from worker.app import RUN_JOB, app
 from worker.lease import HeldLease, leased
 from worker.signals import stopping
+from worker.uploads import fetched
 
 if TYPE_CHECKING:
     from core.learning import Learner
@@ -38,7 +39,7 @@ def learn(lease: HeldLease) -> None:
     from core.learning import Learner  # JAX; only in the child, after its settings
 
     work = lease.run(leases.work)
-    learner = Learner.from_spec(work.spec, interrupt=lease.check)
+    learner = Learner.from_spec(work.spec, given=fetched(lease, work.spec), interrupt=lease.check)
     trials = list(work.trials)
     for trial in learner.search(trials):
         trials.append(trial)

@@ -7,7 +7,7 @@ lock its row: a blob that is being collected and sent again at the same time is 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -166,14 +166,12 @@ def collect(session: Session, delete_bytes: Callable[[str], None], unused_second
     return True
 
 
-def adopt(session: Session, found: Iterable[tuple[str, int]]) -> int:
+def adopt(session: Session, found: Sequence[tuple[str, int]]) -> int:
     """Know of blobs that are stored, by digest and bytes, so that `collect` finds them; returns how many were unknown.
 
     Such are left when a process is killed between deleting a row and the bytes, or a database is restored.
     """
     rows = [{"sha256": sha256, "size": size} for sha256, size in found]
-    if not rows:
-        return 0
     statement = insert(Blob).values(rows).on_conflict_do_nothing().returning(Blob.sha256)
     return len(session.scalars(statement).all())
 
