@@ -147,8 +147,8 @@ class Storage:
 
     def _fetched(self, sha256: str) -> BinaryIO:
         """The copy on this machine, made now unless there is a sound one."""
+        remote, path = self._path(sha256), self._cache / sha256
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._cache / sha256
         with contextlib.suppress(FileNotFoundError):
             with path.open("rb") as copy:
                 sound = _digest(copy) == sha256
@@ -157,7 +157,7 @@ class Storage:
                 return path.open("rb")
         with tempfile.NamedTemporaryFile(dir=self._cache, delete=False) as copy:
             try:
-                with self._fs.open(self._path(sha256), "rb") as source:
+                with self._fs.open(remote, "rb") as source:
                     shutil.copyfileobj(source, copy, _CHUNK_BYTES)
                 Path(copy.name).replace(path)
             except BaseException:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
@@ -267,13 +267,14 @@ class Client:
         )
 
 
-def _as_npz(arrays: Mapping[str, Any]) -> BinaryIO:
+@contextlib.contextmanager
+def _as_npz(arrays: Mapping[str, Any]) -> Iterator[BinaryIO]:
     import numpy as np  # only where arrays are at hand
 
-    file = tempfile.TemporaryFile()
-    np.savez_compressed(file, **arrays)
-    file.seek(0)
-    return cast(BinaryIO, file)
+    with tempfile.TemporaryFile() as file:
+        np.savez_compressed(file, **arrays)
+        file.seek(0)
+        yield cast(BinaryIO, file)
 
 
 def _job(job_id: str, *more: str) -> str:

@@ -33,7 +33,7 @@ def _array(file: BinaryIO, entry: str) -> Array:
     file.seek(0)
     compressed = file.read(2) == _GZIP
     file.seek(0)
-    source = Source(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file, entry)
+    source = Source(cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if compressed else file, entry)
     zero, also_zero, code, num_axes = source.exactly(4)
     if zero or also_zero or code not in _DTYPES or not 1 <= num_axes <= 3:
         raise InvalidDataset(f"{entry}: is not an IDX file of numbers with one to three axes")

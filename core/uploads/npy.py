@@ -14,6 +14,7 @@ from core.errors import InvalidDataset
 from core.uploads.arrays import Array, Source
 
 _MAX_HEADER_BYTES = 4096  # NumPy's own have 128; it would read up to 4 GiB before it looks
+_MAX_EXTENT = 1 << 40
 _LENGTHS: dict[tuple[int, int], tuple[str, Callable[..., tuple[tuple[int, ...], bool, np.dtype]]]] = {
     (1, 0): ("<H", npy.read_array_header_1_0),
     (2, 0): ("<I", npy.read_array_header_2_0),
@@ -51,7 +52,7 @@ def read_header(source: Source) -> tuple[Array, int]:
         )
     if dtype.kind == "b":
         dtype = np.dtype(np.uint8)  # its bytes may be others than 0 and 1
-    if any(type(extent) is not int or extent < 0 for extent in shape):
+    if any(type(extent) is not int or not 0 <= extent <= _MAX_EXTENT for extent in shape):
         raise InvalidDataset(f"{source.entry}: declares a shape that is none; save it again")
     if len(shape) > 3:
         raise InvalidDataset(f"{source.entry}: has {len(shape)} axes; reshape it to three at most")

@@ -54,7 +54,7 @@ def opened(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Array, Array]]:
             archive = stack.enter_context(zipfile.ZipFile(file))
         except _UNREADABLE as error:
             raise InvalidDataset(f"file: is not a sound npz archive; {_SAVE}") from error
-        entries = _checked(archive.infolist(), max_bytes)
+        entries = _checked(archive.infolist(), compressed_bytes, max_bytes)
         wanted = [name for name in INPUTS if name in entries]
         if len(wanted) != 1 or LABELS not in entries:
             raise InvalidDataset(
@@ -82,7 +82,7 @@ def _check_directory(file: BinaryIO) -> int:
     return size
 
 
-def _checked(infos: list[zipfile.ZipInfo], max_bytes: int) -> dict[str, zipfile.ZipInfo]:
+def _checked(infos: list[zipfile.ZipInfo], compressed_bytes: int, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
     """Entries by the name of their array."""
     if len(infos) > _MAX_ENTRIES:
         raise InvalidDataset(f"file: has {len(infos)} entries, more than {_MAX_ENTRIES}; {_SAVE}")
@@ -97,6 +97,8 @@ def _checked(infos: list[zipfile.ZipInfo], max_bytes: int) -> dict[str, zipfile.
             raise InvalidDataset(f"{name}: is not a plain file; {_SAVE}")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InvalidDataset(f"{name}: is compressed by method {info.compress_type}; {_SAVE}")
+        if info.compress_size > compressed_bytes:
+            raise InvalidDataset(f"{name}: declares {info.compress_size} bytes in a file of {compressed_bytes}; {_SAVE}")
         if info.file_size > max_bytes:
             raise DatasetTooLarge(f"{name}: declares {info.file_size} bytes, more than {max_bytes}; send less")
         if entries.setdefault(name.removesuffix(".npy"), info) is not info:
