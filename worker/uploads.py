@@ -7,10 +7,11 @@ from functools import cache
 from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
-from core.errors import StorageUnavailable, UnknownDataset
+from core.errors import StorageUnavailable
 from core.spec import JobSpec
 from core.storage import Storage, open_storage
 from core.store import datasets
+from core.store.errors import DatasetDeleted
 from worker.lease import HeldLease
 
 
@@ -18,7 +19,7 @@ def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | None:
     """The data that the job's owner uploaded; None where it is about others.
 
     Raises:
-        UnknownDataset: they were deleted.
+        DatasetDeleted: they are no longer there.
         DamagedBlob: they are not what was uploaded.
         StorageUnavailable: this worker knows no storage.
     """
@@ -26,7 +27,7 @@ def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | None:
         return None
     sha256 = lease.run(datasets.of_job)
     if sha256 is None:
-        raise UnknownDataset(spec.uploaded.id, [], "; it was deleted: upload the data again, and submit a new job")
+        raise DatasetDeleted(spec.uploaded.id)
     with _storage().opened(sha256) as file:
         return uploads.canonical.read(file, sha256)
 

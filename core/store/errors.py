@@ -85,6 +85,15 @@ class UnknownUpload(CoreError):  # noqa: N818
         super().__init__(f"no data set {dataset_id} in this project; GET /v1/datasets lists those there are")
 
 
+class DatasetDeleted(CoreError):  # noqa: N818
+    """What a job was to learn from is no longer there."""
+
+    code = "unknown_dataset"
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(f"data set {dataset_id} was deleted; upload the data again, and create a job about them")
+
+
 class DatasetInUse(CoreError):  # noqa: N818
     """Jobs that have not ended learn from it."""
 

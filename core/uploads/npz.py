@@ -98,7 +98,7 @@ def _checked(infos: list[zipfile.ZipInfo], compressed_bytes: int, max_bytes: int
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InvalidDataset(f"{name}: is compressed by method {info.compress_type}; {_SAVE}")
         if info.compress_size > compressed_bytes:
-            raise InvalidDataset(f"{name}: declares {info.compress_size} bytes in a file of {compressed_bytes}; {_SAVE}")
+            raise InvalidDataset(f"{name}: declares more bytes than the whole file has; {_SAVE}")
         if info.file_size > max_bytes:
             raise DatasetTooLarge(f"{name}: declares {info.file_size} bytes, more than {max_bytes}; send less")
         if entries.setdefault(name.removesuffix(".npy"), info) is not info:
