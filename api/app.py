@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, errors
 from api.limits import BodyLimit
-from api.routes import datasets, figures, health, hyperparameters, jobs, presets
+from api.routes import datasets, deliveries, figures, health, hyperparameters, jobs, presets
 from api.schemas import Problem
 from core.config import Settings, get_settings
 from core.storage import open_storage
@@ -45,7 +45,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     uploads = {("POST", datasets.router.prefix): settings.max_upload_bytes + _FORM_BYTES}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     errors.install(app)
-    app.state.routers = [module.router for module in (jobs, datasets, hyperparameters, figures, presets, health)]
+    modules = (jobs, datasets, hyperparameters, figures, deliveries, presets, health)
+    app.state.routers = [module.router for module in modules]
     for router in app.state.routers:
         app.include_router(router)
     return app

@@ -32,6 +32,7 @@ from core.store.errors import (
     NothingLearned,
     Pruned,
     StateConflict,
+    UnknownDelivery,
     UnknownIteration,
     UnknownJob,
     UnknownUpload,
@@ -58,6 +59,15 @@ class UnsupportedMediaType(CoreError):  # noqa: N818
         super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: {wanted}")
 
 
+class Busy(CoreError):  # noqa: N818
+    """More of this is being done than there is room for."""
+
+    code = "busy"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; try again in a few seconds")
+
+
 class InvalidParameter(CoreError):  # noqa: N818
     """A query parameter, or a combination of them, that makes no sense."""
 
@@ -75,6 +85,7 @@ class InvalidParameter(CoreError):  # noqa: N818
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
     UnknownJob: 404,
+    UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
@@ -91,10 +102,12 @@ STATUS: Mapping[type[CoreError], int] = {
     InvalidParameter: 422,
     InvalidCursor: 422,
     StorageUnavailable: 503,
+    Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
     Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
     StorageUnavailable: {"Retry-After": "30"},
+    Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
