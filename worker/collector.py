@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Callable
 from itertools import islice
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -21,21 +23,20 @@ log = logging.getLogger("worker.janitor")
 
 
 class Collector:
-    """One janitor's share of it, each part at its own pace."""
+    """One janitor's share of it. Any number may do it at once."""
 
     def __init__(self, sessions: sessionmaker[Session], settings: Settings) -> None:
         self._sessions, self._storage = sessions, open_storage(settings)
-        self._next_collection = self._next_sweep = 0.0
+        self._next_sweep = 0.0
 
-    def round(self) -> None:
-        """Do what is due."""
-        if self._storage is None or time.monotonic() < self._next_collection:
-            return
-        self._next_collection = time.monotonic() + COLLECT_SECONDS
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + SWEEP_SECONDS
-            self.sweep()
-        self.collect()
+    def run(self, stop: threading.Event, survive: Callable[[Callable[[], object]], None]) -> None:
+        """Work until `stop`. Storage far away is slow: nothing else should wait for it."""
+        while not stop.is_set():
+            if time.monotonic() >= self._next_sweep:
+                self._next_sweep = time.monotonic() + SWEEP_SECONDS
+                survive(self.sweep)
+            survive(self.collect)
+            stop.wait(COLLECT_SECONDS)
 
     def collect(self, unused_seconds: float = datasets.UNUSED_SECONDS) -> int:
         """Delete blobs that nobody has used for so long; returns how many."""

@@ -1,8 +1,8 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message; deletes stored bytes that nobody has. Beside
-that, in a thread of its own, it sends what webhooks are to be told.
+workers again for jobs that wait although the broker holds no message. Beside that, in threads of their own, it sends
+what webhooks are to be told, and deletes stored bytes that nobody has any more.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ class Janitor:
     def __init__(self, sessions: sessionmaker[Session], settings: Settings) -> None:
         self._sessions, self._settings = sessions, settings
         self._broker_url = settings.broker_url.get_secret_value()
-        self._collector = Collector(sessions, settings)
         self._failing: dict[
             str, str
         ] = {}  # reasons by duty, so that an outage is logged once and not every second
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish, self.collect):
+        for duty in (self.reap, self.publish, self.republish):
             self.survive(duty)
 
     def reap(self) -> None:
@@ -73,10 +72,6 @@ class Janitor:
         for queue in drained:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
-
-    def collect(self) -> None:
-        """Delete stored bytes that belong to no data set."""
-        self._collector.round()
 
     def survive(self, duty: Callable[[], None]) -> None:
         """Do a duty; log what it raises."""
@@ -112,6 +107,8 @@ def main() -> None:
     deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
     arguments = (settings.janitor_seconds, janitor.survive)
     threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()
+    collector = Collector(sessions, settings)
+    threading.Thread(target=collector.run, args=(stop, janitor.survive), name="blobs", daemon=True).start()
     log.info("started")
     while not stop.is_set():
         try:

@@ -236,7 +236,6 @@ def test_bytes_that_no_row_knows_are_found_and_collected(sessions, settings, sto
 
 def test_a_janitor_without_a_storage_does_nothing(sessions, settings):
     collector = Collector(sessions, settings.model_copy(update={"storage_url": ""}))
-    collector.round()
     assert (collector.collect(), collector.sweep()) == (0, 0)
 
 
@@ -305,3 +304,15 @@ def test_without_the_lock_it_would_be_lost(sessions, storage, project):
     storage.delete(sha256)
     with pytest.raises(DamagedBlob), storage.opened(sha256):
         pass
+
+
+def test_it_goes_on_after_a_failure_until_told_to_stop(sessions, settings, storage, project):
+    stop, seen = threading.Event(), []
+
+    def survive(duty):
+        seen.append(duty.__name__)
+        if len(seen) == 2:
+            stop.set()
+
+    Collector(sessions, settings).run(stop, survive)
+    assert seen == ["sweep", "collect"]
