@@ -25,6 +25,19 @@ class Settings(BaseSettings):
         "cpu", description="Celery queue that new jobs go to, and that a worker serves"
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
+    storage_url: str = Field(
+        "",
+        description="where uploaded data are kept: a folder, or a URL that fsspec knows, such as s3://bucket/prefix; "
+        "the same for API, workers and janitor",
+    )
+    storage_cache: Path | None = Field(
+        None,
+        description="folder of a worker's copies of uploaded data, unless they are kept in a folder anyway; "
+        "~/.cache/retrograd/blobs unless set",
+    )
+    storage_cache_bytes: int = Field(4 << 30, gt=0, description="the least recently used copies make room")
+    max_upload_bytes: int = Field(256 << 20, gt=0, description="largest accepted upload, as it is sent")
+    max_dataset_bytes: int = Field(1 << 30, gt=0, description="largest data set, decompressed")
     max_parameters: int = Field(50_000_000, gt=0, description="elementary parameters of a job's model")
     max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
     max_snapshot_bytes: int = Field(

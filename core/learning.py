@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from core import engines
+from core.datasets import GivenData
 from core.diagnostics import (
     adjoint_growth,
     finite_difference_check,
@@ -57,12 +58,18 @@ class Learner:
 
     @classmethod
     def from_spec(
-        cls, spec: JobSpec, *, interrupt: Callable[[], None] = lambda: None, keep_in: Path | None = None
+        cls,
+        spec: JobSpec,
+        *,
+        given: GivenData | None = None,
+        interrupt: Callable[[], None] = lambda: None,
+        keep_in: Path | None = None,
     ) -> Learner:
         """Load the data and set up the problem.
 
         Args:
             spec: the job.
+            given: its data, where they were uploaded.
             interrupt: called between jitted segments, about once a second or more often; what it raises ends the
                 learning.
             keep_in: folder of this job, where stretches of a training with checkpoints are kept: see `hybrid`.
@@ -70,7 +77,7 @@ class Learner:
         Raises:
             InvalidSpec: a data set is missing, damaged or smaller than the split.
         """
-        return cls(spec, inner_problem(spec), interrupt, keep_in)
+        return cls(spec, inner_problem(spec, given), interrupt, keep_in)
 
     @property
     def groups(self) -> tuple[Group, ...]:

@@ -2,7 +2,7 @@
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
 workers again for jobs that wait although the broker holds no message; deletes jobs that ended long ago. Beside that, in
-a thread of its own, it sends what webhooks are to be told.
+threads of their own, it sends what webhooks are to be told, and deletes stored bytes that nobody has any more.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from core.receivers import any_address, is_public
 from core.store import leases, outbox, retention
 from core.store.session import open_store
 from worker import health
+from worker.collector import Collector
 from worker.publisher import publishing
 from worker.sender import Sender
 from worker.webhooks import Deliverer
@@ -114,6 +115,8 @@ def main() -> None:
     deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
     arguments = (settings.janitor_seconds, janitor.survive)
     threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()
+    collector = Collector(sessions, settings)
+    threading.Thread(target=collector.run, args=(stop, janitor.survive), name="blobs", daemon=True).start()
     log.info("started")
     while not stop.is_set():
         try:

@@ -24,11 +24,12 @@ from api.schemas import (
 )
 from core import presets, receivers
 from core.config import Settings
+from core.datasets import DatasetInfo
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import iterations, jobs, trials, webhooks
+from core.store import datasets, iterations, jobs, trials, webhooks
 from core.store.models import ENDED, Job, State, Webhook
 
 _POLL_SECONDS = "2"
@@ -65,6 +66,7 @@ def create_job(
 ) -> JobCreated:
     """Queue a meta-optimization job; poll its `Location` for progress, or have a webhook told of its end."""
     spec, preset = _asked_for(None if asked is None else asked.spec(), preset)
+    spec, uploaded = datasets.pin(session, project, spec)
     webhook = _webhook(asked, settings)
     job = jobs.create(
         session,
@@ -72,7 +74,7 @@ def create_job(
         spec,
         preset=preset,
         queue=settings.queue,
-        groups=_groups(spec, settings),
+        groups=_groups(spec, settings, uploaded),
         max_snapshot_bytes=settings.max_snapshot_bytes,
     )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -196,9 +198,9 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
+def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
-    groups = groups_for(spec)
+    groups = groups_for(spec, uploaded)
     parameters = sum(group.size for group in groups)
     if parameters > settings.max_parameters:
         raise InvalidSpec(
