@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from core.diagnostics import (
     naive_reversal,
     path,
 )
-from core.engines import Engine, Problem, reversible, unrolled
+from core.engines import Engine, Problem, hybrid, reversible, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
 from core.errors import UNTRAINABLE, UncertifiedGradient
@@ -49,13 +50,20 @@ class Learner:
         inner: its inner problem.
     """
 
-    def __init__(self, spec: JobSpec, inner: InnerProblem, interrupt: Callable[[], None]) -> None:
-        self.spec, self.inner, self._interrupt = spec, inner, interrupt
+    def __init__(
+        self, spec: JobSpec, inner: InnerProblem, interrupt: Callable[[], None], keep_in: Path | None = None
+    ) -> None:
+        self.spec, self.inner, self._interrupt, self._keep_in = spec, inner, interrupt, keep_in
         self._optimizer = getattr(engines, spec.training.optimizer)()
 
     @classmethod
     def from_spec(
-        cls, spec: JobSpec, *, given: GivenData | None = None, interrupt: Callable[[], None] = lambda: None
+        cls,
+        spec: JobSpec,
+        *,
+        given: GivenData | None = None,
+        interrupt: Callable[[], None] = lambda: None,
+        keep_in: Path | None = None,
     ) -> Learner:
         """Load the data and set up the problem.
 
@@ -64,11 +72,12 @@ class Learner:
             given: its data, where they were uploaded.
             interrupt: called between jitted segments, about once a second or more often; what it raises ends the
                 learning.
+            keep_in: folder of this job, where stretches of a training with checkpoints are kept: see `hybrid`.
 
         Raises:
             InvalidSpec: a data set is missing, damaged or smaller than the split.
         """
-        return cls(spec, inner_problem(spec, given), interrupt)
+        return cls(spec, inner_problem(spec, given), interrupt, keep_in)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -286,7 +295,12 @@ class Learner:
     def _engine(self) -> Engine:
         if self.spec.engine == "unrolled":
             return unrolled()
-        return reversible(interrupt=self._interrupt, fallback=unrolled() if self.spec.engine == "auto" else None)
+        fallback = unrolled() if self.spec.engine == "auto" else None
+        if (checkpoints := self.spec.training.checkpoints) > 1:
+            return hybrid(
+                checkpoints=checkpoints, interrupt=self._interrupt, fallback=fallback, keep_in=self._keep_in
+            )
+        return reversible(interrupt=self._interrupt, fallback=fallback)
 
     def _keys(self, iteration: int) -> jax.Array:
         seed, count = self.spec.training.seed, self.spec.meta.seeds_per_iteration

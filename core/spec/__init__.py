@@ -102,6 +102,13 @@ class Training(Part):
         description="fresh: new initial weights in every meta-iteration; a number: the same every time",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="in which gradients are computed")
+    checkpoints: Int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="stretches that training is run backward in. With more than one its bits take less memory, each "
+        "stretch but the last is trained twice, and a long training whose worker is lost goes on with the stretch",
+    )
 
 
 class JobSpec(Part):
@@ -177,6 +184,14 @@ class JobSpec(Part):
             raise ValueError(
                 f"training.batch_size {size} exceeds problem.{where} {problem.num_training_examples}; "
                 "lower the batch size or train on more examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> JobSpec:
+        if self.engine == "unrolled" and self.training.checkpoints > 1:
+            raise ValueError(
+                "training.checkpoints has no effect on the unrolled engine; leave it out or choose another engine"
             )
         return self
 

@@ -179,6 +179,7 @@ class Stack:
         env = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         env.setdefault("RETROGRAD_QUEUE", "cpu")
         env.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax-cache"))
+        env.setdefault("RETROGRAD_SCRATCH", str(folder / "scratch"))
         env |= {
             "RETROGRAD_DATABASE_URL": database_url,
             "RETROGRAD_BROKER_URL": broker_url,
