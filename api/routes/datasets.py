@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from functools import partial
 from typing import Annotated, BinaryIO
@@ -21,6 +22,8 @@ from core.errors import InvalidDataset, StorageUnavailable
 from core.storage import Storage
 from core.store import datasets
 from core.store.datasets import Stored
+
+log = logging.getLogger(__name__)
 
 PARSED_AT_ONCE = 2
 """Uploads that are checked at the same time; others wait."""
@@ -71,11 +74,15 @@ async def upload(
     await run_in_threadpool(session.commit)  # the key is known: no transaction waits for a slow sender
     storage = _storage(request)
     _multipart_only(request)
-    async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
-        name, kind, files = _sent(form)
-        keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files)
-        limiter = request.app.state.parsing
-        stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
+    try:
+        async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
+            name, kind, files = _sent(form)
+            keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files)
+            limiter = request.app.state.parsing
+            stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
+    except OSError as error:
+        log.error("an upload could not be kept: %s", error)
+        raise StorageUnavailable("the data cannot be stored now; try again later") from error
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/datasets/{stored.dataset.id}"
     return DatasetRead.of(stored)
