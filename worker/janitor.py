@@ -1,7 +1,7 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message.
+workers again for jobs that wait although the broker holds no message; forgets idempotency keys of the day before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import psycopg
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
-from core.store import leases, outbox
+from core.store import idempotency, leases, outbox
 from core.store.session import open_store
 from worker import health
 from worker.publisher import publishing
@@ -35,7 +35,7 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish):
+        for duty in (self.reap, self.publish, self.republish, self.forget):
             self._survive(duty)
 
     def reap(self) -> None:
@@ -67,6 +67,11 @@ class Janitor:
         for queue in drained:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+
+    def forget(self) -> None:
+        """Delete idempotency keys that have served their day."""
+        with self._sessions.begin() as session:
+            idempotency.forget(session)
 
     def _survive(self, duty: Callable[[], None]) -> None:
         try:
