@@ -10,8 +10,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, errors
 from api.limits import BodyLimit
-from api.routes import figures, health, hyperparameters, jobs, presets
+from api.plans import Planner
+from api.routes import events, figures, health, hyperparameters, jobs, presets
 from api.schemas import Problem
+from api.streams import Streams
 from core.config import Settings, get_settings
 from core.store.session import close_store, open_store
 
@@ -26,6 +28,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
         yield
+        app.state.planner.close()
+        await app.state.streams.close()
         close_store(app.state.sessions)
 
     app = FastAPI(
@@ -37,9 +41,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
+    app.state.planner = Planner(settings)
+    app.state.streams = Streams(app.state.sessions, settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
-    app.state.routers = [module.router for module in (jobs, hyperparameters, figures, presets, health)]
+    app.state.routers = [module.router for module in (jobs, events, hyperparameters, figures, presets, health)]
     for router in app.state.routers:
         app.include_router(router)
     return app

@@ -16,9 +16,20 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
+from api.plans import PlanFailed, PlannerBusy
+from api.streams import TooManyStreams
 from core.errors import CoreError, InvalidSpec, UnknownFigure
 from core.presets import UnknownPreset
-from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
+from core.store.errors import (
+    IdempotencyConflict,
+    IdempotentJobDeleted,
+    InvalidCursor,
+    NothingLearned,
+    Pruned,
+    StateConflict,
+    UnknownIteration,
+    UnknownJob,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +53,17 @@ class UnsupportedMediaType(CoreError):  # noqa: N818
 
 
 class InvalidParameter(CoreError):  # noqa: N818
-    """A query parameter, or a combination of them, that makes no sense."""
+    """A query parameter or header, or a combination of them, that makes no sense."""
 
     code = "invalid_parameter"
 
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
+    def __init__(self, name: str, message: str, where: str = "query") -> None:
+        self.name, self.where = name, where
         super().__init__(f"{name}: {message}")
 
     def details(self) -> dict[str, Any]:
         """Which parameter, in the form that bodies' errors have."""
-        return {"errors": [{"loc": ["query", self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
+        return {"errors": [{"loc": [self.where, self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
 
 
 STATUS: Mapping[type[CoreError], int] = {
@@ -63,14 +74,21 @@ STATUS: Mapping[type[CoreError], int] = {
     UnknownFigure: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    IdempotencyConflict: 409,
+    IdempotentJobDeleted: 410,
     Pruned: 410,
     UnsupportedMediaType: 415,
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    PlanFailed: 422,
+    PlannerBusy: 429,
+    TooManyStreams: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
-    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'}
+    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
+    PlannerBusy: {"Retry-After": "10"},
+    TooManyStreams: {"Retry-After": "5"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
-from sqlalchemy.orm import Session
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
 
+from api import etags
 from api.deps import ProjectDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
-from api.schemas import Cancelled, IterationPage, IterationRead, JobPage, JobRead, JobSummary, TrialList, TrialRead
+from api.plans import Planner
+from api.schemas import (
+    Cancelled,
+    IterationPage,
+    IterationRead,
+    JobPage,
+    JobRead,
+    JobSummary,
+    PlanRead,
+    TrialList,
+    TrialRead,
+)
 from core import presets
 from core.config import Settings
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import iterations, jobs, trials
+from core.store import idempotency, iterations, jobs, trials
 from core.store.models import ENDED, Job, State
 
 _POLL_SECONDS = "2"
@@ -27,6 +39,17 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 Preset = Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Unended = Literal["queued", "running", "paused"]
 Limit = Annotated[int, Query(ge=1, le=100, description="rows on a page")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]*$",
+        description="of the client's making. The same request with the same key, within 24 hours, is answered with the "
+        "job that it made the first time, and with the header `Idempotent-Replayed: true`",
+    ),
+]
 
 
 async def _json_only(request: Request) -> None:
@@ -35,11 +58,19 @@ async def _json_only(request: Request) -> None:
         raise UnsupportedMediaType(kind)
 
 
-@router.post("", status_code=202, dependencies=[Depends(_json_only)], summary="Create a job")
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[Depends(_json_only)],
+    summary="Create a job",
+    response_model=JobRead,
+    responses={200: {"model": PlanRead, "description": "what the job would take, with dry_run"}},
+)
 def create_job(
     project: ProjectDep,
     session: SessionDep,
     settings: SettingsDep,
+    request: Request,
     response: Response,
     preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
     spec: Annotated[
@@ -50,20 +81,35 @@ def create_job(
             }
         ),
     ] = None,
-) -> JobRead:
+    dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> JobRead | Response:
     """Queue a meta-optimization job; poll its `Location` for progress."""
     spec, preset = _asked_for(spec, preset)
-    job = jobs.create(
-        session,
-        project,
-        spec,
-        preset=preset,
-        queue=settings.queue,
-        groups=_groups(spec, settings),
-        max_snapshot_bytes=settings.max_snapshot_bytes,
-    )
+    if dry_run:
+        groups = _groups(spec, settings)
+        session.commit()  # or a connection would be held for as long as the plan takes
+        return _planned(request.app.state.planner, spec, preset, groups)
+    made = None
+    if idempotency_key is not None:
+        made = idempotency.take(session, project, idempotency_key, idempotency.digest(spec, preset))
+    if made is not None:
+        job = jobs.get(session, project, made)
+        response.headers["Idempotent-Replayed"] = "true"
+    else:
+        job = jobs.create(
+            session,
+            project,
+            spec,
+            preset=preset,
+            queue=settings.queue,
+            groups=_groups(spec, settings),
+            max_snapshot_bytes=settings.max_snapshot_bytes,
+        )
+        if idempotency_key is not None:
+            idempotency.keep(session, project, idempotency_key, job.id)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return _read(session, job, response)
+    return _read(job, response)
 
 
 @router.get("", summary="List jobs, newest first")
@@ -89,34 +135,48 @@ def cancel_jobs(
     return Cancelled(data=found, more=more)
 
 
-@router.get("/{job_id}", summary="Look at a job")
-def get_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+@router.get(
+    "/{job_id}",
+    summary="Look at a job",
+    response_model=JobRead,
+    responses={304: {"description": "nothing has changed since the version that If-None-Match names"}},
+)
+def get_job(
+    job_id: UUID,
+    project: ProjectDep,
+    session: SessionDep,
+    response: Response,
+    if_none_match: Annotated[str | None, Header(description="`ETag` of the version that is known")] = None,
+) -> JobRead | Response:
     """State, progress, losses and certificate. `Retry-After` says when to ask again, while it has not ended."""
-    return _read(session, jobs.get(session, project, job_id), response)
+    job = jobs.get(session, project, job_id)
+    if etags.is_among(etags.of(job), if_none_match):
+        return Response(status_code=304, headers=_headers(job))
+    return _read(job, response)
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
 def cancel_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """End a queued job at once, a running one within seconds. What it learned so far stays."""
-    return _read(session, jobs.cancel(session, project, job_id), response)
+    return _read(jobs.cancel(session, project, job_id), response)
 
 
 @router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
 def pause_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """Hold a queued job at once, a running one within seconds. `resume` goes on after its last meta-iteration."""
-    return _read(session, jobs.pause(session, project, job_id), response)
+    return _read(jobs.pause(session, project, job_id), response)
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume a job")
 def resume_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """Queue a paused job again."""
-    return _read(session, jobs.resume(session, project, job_id), response)
+    return _read(jobs.resume(session, project, job_id), response)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a job")
 def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """Queue a failed or cancelled job again; it goes on after its last finished meta-iteration."""
-    return _read(session, jobs.retry(session, project, job_id), response)
+    return _read(jobs.retry(session, project, job_id), response)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Delete a job")
@@ -214,7 +274,22 @@ def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
     return groups
 
 
-def _read(session: Session, job: Job, response: Response) -> JobRead:
-    if job.state not in ENDED:
-        response.headers["Retry-After"] = _POLL_SECONDS
-    return JobRead.read(job, iterations.certificate(session, job.id))
+def _planned(planner: Planner, spec: JobSpec, preset: str | None, groups: tuple[Group, ...]) -> Response:
+    known = {
+        "preset": preset,
+        "spec_sha256": spec.sha256(),
+        "num_hyperparameters": count_learned(layouts_of(spec, groups)),
+        "num_iterations": spec.num_iterations,
+    }
+    plan = PlanRead.model_validate(known | planner.plan(spec))
+    return JSONResponse(plan.model_dump(mode="json"))
+
+
+def _read(job: Job, response: Response) -> JobRead:
+    response.headers.update(_headers(job))
+    return JobRead.of(job)
+
+
+def _headers(job: Job) -> dict[str, str]:
+    headers = {"ETag": etags.of(job), "Cache-Control": "private, no-cache"}  # kept, but asked for each time
+    return headers if job.state in ENDED else headers | {"Retry-After": _POLL_SECONDS}

@@ -11,7 +11,7 @@ import json
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -78,5 +78,5 @@ def forget(session: Session) -> int:
     return len(session.scalars(gone.returning(IdempotencyKey.key)).all())
 
 
-def _is(project_id: UUID, key: str) -> tuple[object, object]:
+def _is(project_id: UUID, key: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return IdempotencyKey.project_id == project_id, IdempotencyKey.key == key

@@ -170,7 +170,9 @@ class Job(Base):
     last_progress_at: Mapped[datetime | None]  # apart from the lease: a hung computation still renews that
     ended_at: Mapped[datetime | None]
 
-    last_event: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # grows whenever what shows does
+    last_event: Mapped[int] = mapped_column(
+        BigInteger, default=0, server_default="0"
+    )  # grows whenever what shows does
     accounted_at: Mapped[datetime | None]  # until when its time on a device has been counted, while it runs
     device_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
