@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, errors
+from api.deps import TURNS
 from api.limits import BodyLimit
 from api.plans import Planner
 from api.routes import events, figures, health, hyperparameters, jobs, presets
@@ -41,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
+    app.state.turns = asyncio.Semaphore(TURNS)
     app.state.planner = Planner(settings)
     app.state.streams = Streams(app.state.sessions, settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 from uuid import UUID
 
@@ -14,6 +14,10 @@ from api.errors import Unauthorized
 from core.config import Settings
 from core.store import keys
 
+# A request keeps its connection while it changes threads. Were there more of them than connections or threads, some
+# would hold all threads and wait for a connection, and the others the connections and wait for a thread.
+TURNS = 32
+
 _bearer = HTTPBearer(auto_error=False, description="an API key, rg_…")
 
 
@@ -22,7 +26,12 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
-def _session(request: Request) -> Iterator[Session]:
+async def _turn(request: Request) -> AsyncIterator[None]:
+    async with request.app.state.turns:
+        yield
+
+
+def _session(request: Request, turn: Annotated[None, Depends(_turn, scope="function")]) -> Iterator[Session]:
     with request.app.state.sessions.begin() as session:
         yield session
 

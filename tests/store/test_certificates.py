@@ -32,7 +32,9 @@ def oracle(rows):
     if not rows:
         return None
     of = {name: [row[name] for row in rows] for name in CHOICES}
-    finite = {name: [one for one in of[name] if one is not None and math.isfinite(one)] for name in of if "bits" in name}
+    finite = {
+        name: [one for one in of[name] if one is not None and math.isfinite(one)] for name in of if "bits" in name
+    }
     return {
         "exact": all(of["exact"]),
         "iterations": len(rows),
