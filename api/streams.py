@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -160,4 +161,6 @@ class EventStream(EventSourceResponse):
 
 
 def _as_sse(event: EventRead) -> ServerSentEvent:
-    return ServerSentEvent(event.model_dump_json(), id=str(event.number), event=event.kind)
+    # in ASCII: clients that split lines as Unicode has them would cut the text of some messages in two
+    data = json.dumps(event.model_dump(mode="json"), separators=(",", ":"))
+    return ServerSentEvent(data, id=str(event.number), event=event.kind)
