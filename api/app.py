@@ -13,7 +13,7 @@ from api import bootstrap, errors
 from api.deps import TURNS
 from api.limits import BodyLimit
 from api.plans import Planner
-from api.routes import events, figures, health, hyperparameters, jobs, presets
+from api.routes import deliveries, events, figures, health, hyperparameters, jobs, presets
 from api.schemas import Problem
 from api.streams import Streams
 from core.config import Settings, get_settings
@@ -48,7 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.streams = Streams(app.state.sessions, settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
-    app.state.routers = [module.router for module in (jobs, events, hyperparameters, figures, presets, health)]
+    modules = (jobs, events, hyperparameters, figures, deliveries, presets, health)
+    app.state.routers = [module.router for module in modules]
     for router in app.state.routers:
         app.include_router(router)
     return app

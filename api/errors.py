@@ -16,8 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
-from api.plans import PlanFailed, PlannerBusy
-from api.streams import TooManyStreams
 from core.errors import CoreError, InvalidSpec, UnknownFigure
 from core.presets import UnknownPreset
 from core.store.errors import (
@@ -27,6 +25,7 @@ from core.store.errors import (
     NothingLearned,
     Pruned,
     StateConflict,
+    UnknownDelivery,
     UnknownIteration,
     UnknownJob,
 )
@@ -52,6 +51,24 @@ class UnsupportedMediaType(CoreError):  # noqa: N818
         super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
 
 
+class Busy(CoreError):  # noqa: N818
+    """More of this is being done than there is room for."""
+
+    code = "busy"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; try again in a few seconds")
+
+
+class PlanFailed(CoreError):  # noqa: N818
+    """A job that cannot be planned with what a plan may take, or not at all."""
+
+    code = "plan_failed"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no plan could be made: {why}")
+
+
 class InvalidParameter(CoreError):  # noqa: N818
     """A query parameter or header, or a combination of them, that makes no sense."""
 
@@ -69,6 +86,7 @@ class InvalidParameter(CoreError):  # noqa: N818
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
     UnknownJob: 404,
+    UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
@@ -82,13 +100,11 @@ STATUS: Mapping[type[CoreError], int] = {
     InvalidParameter: 422,
     InvalidCursor: 422,
     PlanFailed: 422,
-    PlannerBusy: 429,
-    TooManyStreams: 503,
+    Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
     Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
-    PlannerBusy: {"Retry-After": "10"},
-    TooManyStreams: {"Retry-After": "5"},
+    Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 

@@ -10,31 +10,14 @@ import sys
 import threading
 from typing import Any
 
+from api.errors import Busy, PlanFailed
 from core.config import Settings
-from core.errors import CoreError, InvalidSpec
+from core.errors import InvalidSpec
 from core.spec import JobSpec
 
 _PROGRAM = "core.foretell"  # by name: it loads JAX, which the API does not
 _SECRETS = ("RETROGRAD_DATABASE_URL", "RETROGRAD_BROKER_URL", "RETROGRAD_BOOTSTRAP_API_KEY")
 _GRACE_SECONDS = 5.0  # beyond the limit that the child sets itself
-
-
-class PlannerBusy(CoreError):  # noqa: N818 - named for what happened
-    """Another plan is being made."""
-
-    code = "busy"
-
-    def __init__(self) -> None:
-        super().__init__("another plan is being made, and they are made one at a time; try again in some seconds")
-
-
-class PlanFailed(CoreError):  # noqa: N818
-    """The job cannot be planned with what a plan may take, or not at all."""
-
-    code = "plan_failed"
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"no plan could be made: {why}")
 
 
 class Planner:
@@ -53,12 +36,12 @@ class Planner:
         """What `core.foretell` says of the job. Takes seconds; the caller should hold nothing meanwhile.
 
         Raises:
-            PlannerBusy: another plan is being made.
+            Busy: another plan is being made.
             InvalidSpec: the job cannot be run.
             PlanFailed: it takes too long or too much memory even to look at, or is refused for another reason.
         """
         if not self._lock.acquire(blocking=False):
-            raise PlannerBusy
+            raise Busy("another plan is being made, and they are made one at a time")
         try:
             return self._answer(spec)
         finally:

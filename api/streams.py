@@ -23,9 +23,9 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from api.errors import Busy
 from api.schemas import EventRead
 from core.config import Settings
-from core.errors import CoreError
 from core.store import events
 from core.store.events import News
 
@@ -35,17 +35,6 @@ _SEND_SECONDS = 30.0  # a client that takes nothing for this long is gone
 _FAREWELL_SECONDS = 2.0  # for streams to end by themselves when the server shuts down
 
 log = logging.getLogger(__name__)
-
-
-class TooManyStreams(CoreError):  # noqa: N818 - named for what happened
-    """This process holds as many streams as it may."""
-
-    code = "too_many_streams"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"{limit} event streams are open here, and there may be no more; try again later, or ask for pages instead"
-        )
 
 
 class Streams:
@@ -63,10 +52,10 @@ class Streams:
         """Count a stream for the time of the block; yields what is set when events of the job are committed.
 
         Raises:
-            TooManyStreams: there are as many as there may be.
+            Busy: there are as many as there may be.
         """
         if sum(map(len, self._open.values())) >= self.settings.max_streams:
-            raise TooManyStreams(self.settings.max_streams)
+            raise Busy(f"{self.settings.max_streams} event streams are open, and there may be no more")
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen())
         wake = asyncio.Event()

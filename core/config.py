@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")
     janitor_seconds: float = Field(1.0, gt=0, description="between the janitor's rounds")
     republish_seconds: float = Field(30.0, gt=0, description="a job queued this long is published again")
+    webhook_allow_private: bool = Field(
+        False,
+        description="webhooks may be sent to addresses that are not public, and without TLS; for receivers on "
+        "one's own network. API and janitor both need it",
+    )
 
     def complete(self) -> Settings:
         """These settings, for a process that is of no use without database and broker.

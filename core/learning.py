@@ -162,7 +162,7 @@ class Learner:
         if checkpoint is not None:
             state = _resumed(checkpoint, state)
         elif self.spec.meta.safeguard is not None and self.spec.kind == "learn":
-            state = self._looked(state, self.evaluate(_to_numpy(state.hyper)).losses.outer)[0]
+            state = self._looked(state, self._outer_loss(state))[0]
         for iteration in self._iterations(optimizer, state):
             yield self._record(iteration)
 
@@ -216,11 +216,14 @@ class Learner:
         last = state.iteration == self.num_iterations or state.stopped
         if not diverged and not last and state.iteration % asked.every:
             return state, None
+        return self._looked(state, math.inf if diverged else self._outer_loss(state))
+
+    def _outer_loss(self, state: MetaState) -> float:
+        """On the evaluation seeds; infinite where training cannot be done on one of them."""
         try:
-            value = math.inf if diverged else self.evaluate(_to_numpy(state.hyper)).losses.outer
+            return self.evaluate(_to_numpy(state.hyper)).losses.outer
         except UNTRAINABLE:
-            value = math.inf
-        return self._looked(state, value)
+            return math.inf
 
     def _looked(self, state: MetaState, value: float) -> tuple[MetaState, dict[str, Any]]:
         """Where the descent goes on from a state whose outer loss on the evaluation seeds is known."""

@@ -2,6 +2,7 @@
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
 workers again for jobs that wait although the broker holds no message; forgets idempotency keys of the day before.
+Beside that, in a thread of its own, it sends what webhooks are to be told.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import psycopg
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
+from core.receivers import any_address, is_public
 from core.store import idempotency, leases, outbox
 from core.store.session import open_store
 from worker import health
 from worker.publisher import publishing
+from worker.sender import Sender
+from worker.webhooks import Deliverer
 
 log = logging.getLogger("worker.janitor")
 
@@ -36,7 +40,7 @@ class Janitor:
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
         for duty in (self.reap, self.publish, self.republish, self.forget):
-            self._survive(duty)
+            self.survive(duty)
 
     def reap(self) -> None:
         """Take jobs from workers that no longer renew their lease."""
@@ -73,7 +77,8 @@ class Janitor:
         with self._sessions.begin() as session:
             idempotency.forget(session)
 
-    def _survive(self, duty: Callable[[], None]) -> None:
+    def survive(self, duty: Callable[[], None]) -> None:
+        """Do a duty; log what it raises."""
         try:
             duty()
         except Exception as error:  # whatever the broker's or the database's client raises
@@ -101,7 +106,11 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    janitor = Janitor(open_store(settings.database_url, application="retrograd janitor"), settings)
+    sessions = open_store(settings.database_url, application="retrograd janitor")
+    janitor = Janitor(sessions, settings)
+    deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
+    arguments = (settings.janitor_seconds, janitor.survive)
+    threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()
     log.info("started")
     while not stop.is_set():
         try:
@@ -114,6 +123,7 @@ def main() -> None:
         except psycopg.Error as error:
             janitor.failed("listen", error)
             stop.wait(settings.janitor_seconds)
+    deliverer.stop()
     log.info("stopped")
 
 

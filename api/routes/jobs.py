@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from api import etags
 from api.deps import ProjectDep, SessionDep, SettingsDep
@@ -16,23 +17,26 @@ from api.schemas import (
     Cancelled,
     IterationPage,
     IterationRead,
+    JobCreated,
     JobPage,
     JobRead,
+    JobRequest,
     JobSummary,
     PlanRead,
     TrialList,
     TrialRead,
 )
-from core import presets
+from core import presets, receivers
 from core.config import Settings
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import idempotency, iterations, jobs, trials
+from core.store import idempotency, iterations, jobs, trials, webhooks
 from core.store.models import ENDED, Job, State
 
 _POLL_SECONDS = "2"
+_MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -63,7 +67,7 @@ async def _json_only(request: Request) -> None:
     status_code=202,
     dependencies=[Depends(_json_only)],
     summary="Create a job",
-    response_model=JobRead,
+    response_model=JobCreated,
     responses={200: {"model": PlanRead, "description": "what the job would take, with dry_run"}},
 )
 def create_job(
@@ -73,8 +77,8 @@ def create_job(
     request: Request,
     response: Response,
     preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
-    spec: Annotated[
-        JobSpec | None,
+    asked: Annotated[
+        JobRequest | None,
         Body(
             openapi_examples={
                 name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()
@@ -83,20 +87,16 @@ def create_job(
     ] = None,
     dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
     idempotency_key: IdempotencyKey = None,
-) -> JobRead | Response:
-    """Queue a meta-optimization job; poll its `Location` for progress."""
-    spec, preset = _asked_for(spec, preset)
+) -> JobCreated | Response:
+    """Queue a meta-optimization job; poll its `Location` for progress, or have a webhook told of its end."""
+    spec, preset = _asked_for(None if asked is None else asked.spec(), preset)
+    webhook = _webhook(asked, settings)
     if dry_run:
         groups = _groups(spec, settings)
-        session.commit()  # or a connection would be held for as long as the plan takes
+        session.commit()  # a plan takes seconds, and needs no database
         return _planned(request.app.state.planner, spec, preset, groups)
-    made = None
-    if idempotency_key is not None:
-        made = idempotency.take(session, project, idempotency_key, idempotency.digest(spec, preset))
-    if made is not None:
-        job = jobs.get(session, project, made)
-        response.headers["Idempotent-Replayed"] = "true"
-    else:
+
+    def create() -> Job:
         job = jobs.create(
             session,
             project,
@@ -106,10 +106,17 @@ def create_job(
             groups=_groups(spec, settings),
             max_snapshot_bytes=settings.max_snapshot_bytes,
         )
-        if idempotency_key is not None:
-            idempotency.keep(session, project, idempotency_key, job.id)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return _read(job, response)
+        if webhook is not None:
+            webhooks.attach(session, job.id, *webhook)
+        return job
+
+    beside = {"webhook": asked.webhook.model_dump() if asked is not None and asked.webhook is not None else None}
+    digest = idempotency.digest(spec, preset, beside)
+    job, replayed = idempotency.once(session, project, idempotency_key, digest, create)
+    response.headers.update(_headers(job) | {"Location": f"/v1/jobs/{job.id}"})
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return JobCreated.read(job, webhooks.of(session, job.id))
 
 
 @router.get("", summary="List jobs, newest first")
@@ -152,31 +159,31 @@ def get_job(
     job = jobs.get(session, project, job_id)
     if etags.is_among(etags.of(job), if_none_match):
         return Response(status_code=304, headers=_headers(job))
-    return _read(job, response)
+    return _read(session, job, response)
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
 def cancel_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """End a queued job at once, a running one within seconds. What it learned so far stays."""
-    return _read(jobs.cancel(session, project, job_id), response)
+    return _read(session, jobs.cancel(session, project, job_id), response)
 
 
 @router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
 def pause_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """Hold a queued job at once, a running one within seconds. `resume` goes on after its last meta-iteration."""
-    return _read(jobs.pause(session, project, job_id), response)
+    return _read(session, jobs.pause(session, project, job_id), response)
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume a job")
 def resume_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """Queue a paused job again."""
-    return _read(jobs.resume(session, project, job_id), response)
+    return _read(session, jobs.resume(session, project, job_id), response)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a job")
 def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """Queue a failed or cancelled job again; it goes on after its last finished meta-iteration."""
-    return _read(jobs.retry(session, project, job_id), response)
+    return _read(session, jobs.retry(session, project, job_id), response)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Delete a job")
@@ -263,6 +270,14 @@ def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
                 )
             )
     learned = count_learned(layouts)
+    if learned * spec.meta.seeds_per_iteration > settings.max_hyperparameters * _MOST_HYPERGRADIENTS:
+        raise InvalidSpec(
+            (
+                ("meta", "seeds_per_iteration"),
+                f"{spec.meta.seeds_per_iteration} hypergradients of {learned} values each do not fit into memory "
+                "together; use fewer seeds",
+            )
+        )
     if learned > settings.max_hyperparameters:
         raise InvalidSpec(
             (
@@ -285,9 +300,20 @@ def _planned(planner: Planner, spec: JobSpec, preset: str | None, groups: tuple[
     return JSONResponse(plan.model_dump(mode="json"))
 
 
-def _read(job: Job, response: Response) -> JobRead:
+def _webhook(asked: JobRequest | None, settings: Settings) -> tuple[str, str] | None:
+    """URL and secret of the webhook that is asked for."""
+    if asked is None or asked.webhook is None:
+        return None
+    try:
+        url = receivers.checked_url(asked.webhook.url, allow_private=settings.webhook_allow_private)
+    except ValueError as error:
+        raise InvalidSpec((("webhook", "url"), str(error))) from error
+    return url, asked.webhook.secret or receivers.new_secret()
+
+
+def _read(session: Session, job: Job, response: Response) -> JobRead:
     response.headers.update(_headers(job))
-    return JobRead.of(job)
+    return JobRead.read(job, webhooks.of(session, job.id))
 
 
 def _headers(job: Job) -> dict[str, str]:

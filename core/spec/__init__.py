@@ -40,6 +40,7 @@ from core.spec.problems import (
 
 MAX_STEPS = 1_000_000
 MAX_PATH_STEPS = 10_000
+MAX_DIAGNOSED = 1_000_000  # numbers that diagnostics keep of a job
 
 _EPSILON = Positive(initial=1e-8)
 OPTIMIZERS: dict[str, dict[str, Scheduled]] = {
@@ -75,6 +76,7 @@ _ALSO_OF_PROBLEM = {
 
 
 _DOMAINS = {"log": "above 0", "logit": "inside (0, 1)"}
+_NEVER_NEGATIVE = ("init_scale", "l2")  # whatever their transform
 
 
 def _completed(given: Hyperparameter, default: Hyperparameter | None) -> Hyperparameter:
@@ -122,13 +124,16 @@ class JobSpec(Part):
     @property
     def used(self) -> dict[str, Hyperparameter]:
         """All hyperparameters that training depends on, given or not, by name, in a fixed order."""
-        problem, given = self.problem.kind, self.hyperparameters.given
-        defaults: dict[str, Hyperparameter] = {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[problem]}
+        given, defaults = self.hyperparameters.given, self._defaults
         if isinstance(self.problem, ClassifierProblem) and self.problem.synthetic_examples is not None:
             defaults["inputs"] = Inputs()
         if "initial_weights" in given:
             del defaults["init_scale"]
-        return defaults | {name: _completed(one, defaults.get(name)) for name, one in given.items()}
+        return defaults | given
+
+    @property
+    def _defaults(self) -> dict[str, Hyperparameter]:
+        return {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[self.problem.kind]}
 
     @property
     def num_iterations(self) -> int:
@@ -136,6 +141,14 @@ class JobSpec(Part):
         if self.kind == "hypergradient":
             return self.seeds.count
         return self.meta.num_iterations if self.scan is None else self.scan.num_points
+
+    @model_validator(mode="after")
+    def _starts_are_said(self) -> JobSpec:
+        """A start that is left out is the optimizer's own. It is written down: what is stored must say the same."""
+        defaults = self._defaults
+        said = {name: _completed(one, defaults.get(name)) for name, one in self.hyperparameters.given.items()}
+        object.__setattr__(self, "hyperparameters", self.hyperparameters.model_copy(update=said))
+        return self
 
     @model_validator(mode="after")
     def _batch_fits(self) -> JobSpec:
@@ -203,6 +216,8 @@ class JobSpec(Part):
             )
         if self.diagnostics.path and self.training.num_steps > MAX_PATH_STEPS:
             raise ValueError(f"diagnostics.path keeps {MAX_PATH_STEPS} steps at most; lower training.num_steps")
+        self._diagnostics_are_bounded()
+        self._only_descents_are_guided()
         if self.kind != "learn" and self.meta.warm_start is not None:
             raise ValueError(
                 f"meta.warm_start comes before a descent, and {self.kind} jobs have none; leave it out"
@@ -231,11 +246,36 @@ class JobSpec(Part):
             self._in_domain("meta.warm_start.search", name, (interval.low, interval.high))
         return self
 
+    def _diagnostics_are_bounded(self) -> None:
+        """What is kept of a job in rows must fit into the memory that draws it."""
+        asked = self.diagnostics
+        if not asked.every:
+            return
+        each = asked.finite_differences + (2 * (self.training.num_steps + 1) if asked.path else 0)
+        times = -(-self.num_iterations // asked.every)
+        if each * times > MAX_DIAGNOSED:
+            raise ValueError(
+                f"diagnostics would keep {each * times} numbers, more than {MAX_DIAGNOSED}; raise diagnostics.every"
+            )
+
+    def _only_descents_are_guided(self) -> None:
+        if self.kind == "learn":
+            return
+        for name in ("clip", "safeguard"):
+            if getattr(self.meta, name) is not None:
+                raise ValueError(f"meta.{name} guides a descent, and {self.kind} jobs have none; leave it out")
+        if self.meta.stop_when.hypergradient_norm_grows is not None:
+            raise ValueError(
+                f"meta.stop_when.hypergradient_norm_grows ends a descent, and {self.kind} jobs have none; leave it out"
+            )
+
     def _in_domain(self, where: str, name: str, values: tuple[float, ...]) -> None:
         transform = self.used[name].transform
         for value in values:
             if transform != "identity" and value <= 0:
                 raise ValueError(f"{where}: {name} cannot be {value:g}; give values {_DOMAINS[transform]}")
+            if name in _NEVER_NEGATIVE and value < 0:
+                raise ValueError(f"{where}: {name} cannot be {value:g}; give values of 0 or more")
             if transform == "logit" and value >= 1:
                 raise ValueError(f"{where}: {name} cannot be {value:g}; give values {_DOMAINS[transform]}")
 

@@ -31,6 +31,15 @@ class StateConflict(CoreError):  # noqa: N818
         return {"state": self.state}
 
 
+class UnknownDelivery(CoreError):  # noqa: N818
+    """No delivery of this id of the job."""
+
+    code = "unknown_delivery"
+
+    def __init__(self, delivery_id: UUID) -> None:
+        super().__init__(f"no delivery {delivery_id} of this job; its `deliveries` lists those there are")
+
+
 class NothingLearned(CoreError):  # noqa: N818
     """There are no learned hyperparameters yet."""
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
@@ -16,17 +18,42 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.spec import JobSpec
+from core.store import jobs
 from core.store.errors import IdempotencyConflict, IdempotentJobDeleted
-from core.store.models import IdempotencyKey
+from core.store.models import IdempotencyKey, Job
 
 KEPT = timedelta(hours=24)
 _BATCH = 10_000
 
 
-def digest(spec: JobSpec, preset: str | None) -> bytes:
-    """What makes two requests the same: all that they ask for, however it is written."""
-    asked = {"spec": spec.model_dump(mode="json"), "preset": preset}
+def digest(spec: JobSpec, preset: str | None, beside: dict[str, Any]) -> bytes:
+    """What makes two requests the same: all that they ask for, however it is written.
+
+    Args:
+        spec: the job.
+        preset: that it is.
+        beside: what is asked for that is no part of the job, as JSON values.
+    """
+    asked = beside | {"spec": spec.model_dump(mode="json"), "preset": preset}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def once(
+    session: Session, project_id: UUID, key: str | None, request_sha256: bytes, create: Callable[[], Job]
+) -> tuple[Job, bool]:
+    """The job that the key has led to already, as it is now, and True; else the one that `create` makes, and False.
+
+    Raises:
+        IdempotencyConflict: another request has the key.
+        IdempotentJobDeleted: the key's job is gone.
+    """
+    if key is None:
+        return create(), False
+    if (made := take(session, project_id, key, request_sha256)) is not None:
+        return jobs.get(session, project_id, made), True
+    job = create()
+    keep(session, project_id, key, job.id)
+    return job, False
 
 
 def take(session: Session, project_id: UUID, key: str, request_sha256: bytes) -> UUID | None:

@@ -8,7 +8,7 @@ import pytest
 from api import etags
 from api.schemas import JobRead
 from core.records import Evaluation, Losses, Trial
-from core.store import jobs, leases
+from core.store import jobs, leases, webhooks
 from core.store.errors import Fenced, StateConflict
 from core.store.models import Job
 from tests.builders import claim, create, document, read, record, values
@@ -111,8 +111,9 @@ class Walk:
         return operation
 
     def seen(self):
-        job = read(self.sessions, self.project, self.job_id)
-        return JobRead.of(job).model_dump(), etags.of(job)
+        with self.sessions() as session:
+            job = jobs.get(session, self.project, self.job_id)
+            return JobRead.read(job, webhooks.of(session, job.id)).model_dump(), etags.of(job)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def test_formatting_and_defaults_make_no_other_request(client, sessions):
     assert count(sessions, Job) == 2
 
 
+def test_a_webhook_is_part_of_the_request_and_its_secret_is_shown_again(client):
+    webhook = {"url": "https://example.com/hook"}
+    first = post(client, "k", {"webhook": webhook}).json()
+    assert first["webhook"]["secret"]
+    assert post(client, "k", {"webhook": webhook}).json()["webhook"] == first["webhook"]  # its answer may be lost
+    assert_problem(post(client, "k"), 409, "idempotency_conflict")
+    assert_problem(post(client, "k", {"webhook": {"url": "https://example.com"}}), 409, "idempotency_conflict")
+
+
 @pytest.mark.parametrize("changes", [{"name": "other"}, {"training.num_steps": 11}])
 def test_another_request_with_the_key_is_refused(client, sessions, changes):
     post(client, "k")

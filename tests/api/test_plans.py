@@ -114,7 +114,7 @@ def test_one_plan_is_made_at_a_time_and_meanwhile_all_else_goes_on(client, sessi
         try:
             eventually(go_on.with_suffix(".begun").exists)
             refused = plan(client)
-            assert_problem(refused, 429, "busy")
+            assert_problem(refused, 503, "busy")
             assert refused.headers["Retry-After"]
             assert client.get("/v1/jobs").status_code == 200
             with sessions() as session:  # the plan holds no transaction

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from core import presets
-from core.spec import JobSpec
+from core.spec import OPTIMIZERS, JobSpec
 
 
 def document(**changes):
@@ -24,6 +24,16 @@ def test_presets_are_complete_and_survive_a_round_trip(name):
     spec = presets.get(name)
     assert spec.name == name
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_a_stored_specification_starts_where_the_given_one_does(optimizer):
+    learned = {name: {"learn": one.initial > 0} for name, one in OPTIMIZERS[optimizer].items()}
+    spec = JobSpec.model_validate(document(training__optimizer=optimizer, hyperparameters=learned))
+    stored = JobSpec.model_validate(spec.model_dump(mode="json"))
+    assert stored.used == spec.used
+    for name, one in OPTIMIZERS[optimizer].items():
+        assert stored.used[name].initial == one.initial, name
 
 
 def test_unknown_presets_are_named_with_the_known_ones():

@@ -134,7 +134,7 @@ def test_events_of_a_server_that_stays_away_end_in_an_error(monkeypatch):
 
 
 def test_events_that_are_refused_are_an_error():
-    problem = {"title": "Service Unavailable", "code": "too_many_streams", "detail": "too many"}
+    problem = {"title": "Service Unavailable", "code": "busy", "detail": "too many"}
     with serving((503, problem)) as (url, _), Client(url) as client, pytest.raises(ApiError, match="too many"):
         list(client.events("x"))
 

@@ -125,14 +125,19 @@ def test_old_keys_are_forgotten_and_those_in_use_are_not(sessions, project):
     assert count(sessions, Job) == 5  # no job goes with its key
 
 
+def digest(spec, preset=None, **beside):
+    return idempotency.digest(spec, preset, {"webhook": None} | beside)
+
+
 def test_the_digest_is_of_what_is_asked_for():
     spec = JobSpec.model_validate(SMALL)
-    digest = idempotency.digest(spec, None)
+    found = digest(spec)
     reordered = JobSpec.model_validate(dict(reversed(list(document().items()))))
-    assert idempotency.digest(reordered, None) == digest
+    assert digest(reordered) == found
     spelled_out = JobSpec.model_validate(spec.model_dump(mode="json"))
-    assert idempotency.digest(spelled_out, None) == digest
-    assert idempotency.digest(spec, "digits-schedules") != digest
+    assert digest(spelled_out) == found
+    assert digest(spec, "digits-schedules") != found
     for change in ({"name": "other"}, {"training.num_steps": 11}, {"meta.num_iterations": 5}):
-        assert idempotency.digest(JobSpec.model_validate(document(change)), None) != digest
-    assert len({idempotency.digest(presets.get(name), name) for name in presets.names()}) == len(presets.names())
+        assert digest(JobSpec.model_validate(document(change))) != found
+    assert digest(spec, webhook={"url": "https://example.com", "secret": None}) != found
+    assert len({digest(presets.get(name), name) for name in presets.names()}) == len(presets.names())
