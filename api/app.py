@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -13,12 +14,14 @@ from api import bootstrap, errors
 from api.deps import TURNS
 from api.limits import BodyLimit
 from api.plans import Planner
-from api.routes import deliveries, events, figures, health, hyperparameters, jobs, presets
+from api.routes import datasets, deliveries, events, figures, health, hyperparameters, jobs, presets
 from api.schemas import Problem
 from api.streams import Streams
 from core.config import Settings, get_settings
+from core.storage import open_storage
 from core.store.session import close_store, open_store
 
+_FORM_BYTES = 1 << 16  # that stand around the files of an upload
 _PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 
 
@@ -29,6 +32,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
+        app.state.parsing = CapacityLimiter(datasets.PARSED_AT_ONCE)
         yield
         app.state.planner.close()
         await app.state.streams.close()
@@ -46,9 +50,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.turns = asyncio.Semaphore(TURNS)
     app.state.planner = Planner(settings)
     app.state.streams = Streams(app.state.sessions, settings)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.state.storage = open_storage(settings)
+    uploads = {("POST", datasets.router.prefix): settings.max_upload_bytes + _FORM_BYTES}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     errors.install(app)
-    modules = (jobs, events, hyperparameters, figures, deliveries, presets, health)
+    modules = (jobs, events, datasets, hyperparameters, figures, deliveries, presets, health)
     app.state.routers = [module.router for module in modules]
     for router in app.state.routers:
         app.include_router(router)

@@ -16,9 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
-from core.errors import CoreError, InvalidSpec, UnknownFigure
+from core.errors import (
+    CoreError,
+    DatasetTooLarge,
+    InvalidDataset,
+    InvalidSpec,
+    StorageUnavailable,
+    UnknownFigure,
+    UnsupportedDataset,
+)
 from core.presets import UnknownPreset
 from core.store.errors import (
+    DatasetInUse,
     IdempotencyConflict,
     IdempotentJobDeleted,
     InvalidCursor,
@@ -28,6 +37,7 @@ from core.store.errors import (
     UnknownDelivery,
     UnknownIteration,
     UnknownJob,
+    UnknownUpload,
 )
 
 log = logging.getLogger(__name__)
@@ -43,12 +53,12 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
 
 
 class UnsupportedMediaType(CoreError):  # noqa: N818
-    """A body that does not say it is JSON."""
+    """A body that does not say it is what the route reads."""
 
     code = "unsupported_media_type"
 
-    def __init__(self, given: str) -> None:
-        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
+    def __init__(self, given: str, wanted: str = "application/json") -> None:
+        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: {wanted}")
 
 
 class Busy(CoreError):  # noqa: N818
@@ -90,20 +100,27 @@ STATUS: Mapping[type[CoreError], int] = {
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
+    UnknownUpload: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    DatasetInUse: 409,
     IdempotencyConflict: 409,
     IdempotentJobDeleted: 410,
     Pruned: 410,
+    DatasetTooLarge: 413,
     UnsupportedMediaType: 415,
+    UnsupportedDataset: 415,
+    InvalidDataset: 422,
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
     PlanFailed: 422,
+    StorageUnavailable: 503,
     Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
     Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
+    StorageUnavailable: {"Retry-After": "30"},
     Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

@@ -12,11 +12,12 @@ from typing import Any
 
 from api.errors import Busy, PlanFailed
 from core.config import Settings
-from core.errors import InvalidSpec
+from core.errors import InvalidSpec, StorageUnavailable
 from core.spec import JobSpec
 
 _PROGRAM = "core.foretell"  # by name: it loads JAX, which the API does not
 _SECRETS = ("RETROGRAD_DATABASE_URL", "RETROGRAD_BROKER_URL", "RETROGRAD_BOOTSTRAP_API_KEY")
+_OF_DATA = ("data", "storage_url", "storage_cache", "storage_cache_bytes")
 _GRACE_SECONDS = 5.0  # beyond the limit that the child sets itself
 
 
@@ -27,8 +28,9 @@ class Planner:
         self._seconds, self._bytes = settings.plan_seconds, settings.plan_memory_bytes
         self._environ = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         self._environ["JAX_PLATFORMS"] = "cpu"  # a GPU here is its worker's
-        if settings.data is not None:
-            self._environ["RETROGRAD_DATA"] = str(settings.data)
+        for name in _OF_DATA:
+            if (value := getattr(settings, name)) is not None:
+                self._environ[f"RETROGRAD_{name.upper()}"] = str(value)
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -38,6 +40,7 @@ class Planner:
         Raises:
             Busy: another plan is being made.
             InvalidSpec: the job cannot be run.
+            StorageUnavailable: its uploaded data cannot be read now.
             PlanFailed: it takes too long or too much memory even to look at, or is refused for another reason.
         """
         if not self._lock.acquire(blocking=False):
@@ -89,4 +92,6 @@ def _read(document: dict[str, Any]) -> dict[str, Any]:
         return plan
     if error["code"] == InvalidSpec.code:
         raise InvalidSpec(*((tuple(one["loc"]), one["msg"]) for one in error["details"]["errors"]))
+    if error["code"] == StorageUnavailable.code:
+        raise StorageUnavailable(error["message"])
     raise PlanFailed(error["message"])

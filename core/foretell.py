@@ -16,8 +16,12 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from core.errors import CoreError
+from core import uploads
+from core.config import get_settings
+from core.datasets import GivenData
+from core.errors import CoreError, StorageUnavailable
 from core.spec import JobSpec
+from core.storage import open_storage
 
 if TYPE_CHECKING:
     from core.engines import Prediction
@@ -40,7 +44,7 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     """
     from core.learning import Learner  # JAX; after its limits are set
 
-    learner = Learner.from_spec(spec)
+    learner = Learner.from_spec(spec, given=_uploaded(spec))
     hypergradients = spec.num_iterations * spec.meta.seeds_per_iteration
     return {
         "machine": learner.provenance()["device"],
@@ -50,6 +54,17 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
         "trainings": _trainings(spec),
         "engines": [_described(one, hypergradients) for one in _predictions(learner)],
     }
+
+
+def _uploaded(spec: JobSpec) -> GivenData | None:
+    """The data that the specification names by their digest; who asks may see them."""
+    if spec.uploaded is None:
+        return None
+    storage, sha256 = open_storage(get_settings()), spec.uploaded.sha256
+    if storage is None or sha256 is None:
+        raise StorageUnavailable("uploaded data cannot be read: there is no RETROGRAD_STORAGE_URL, or no digest")
+    with storage.opened(sha256) as file:
+        return uploads.canonical.read(file, sha256)
 
 
 def _predictions(learner: Learner) -> list[Prediction]:

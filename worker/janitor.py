@@ -1,8 +1,9 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message; forgets idempotency keys of the day before.
-Beside that, in a thread of its own, it sends what webhooks are to be told.
+workers again for jobs that wait although the broker holds no message; forgets idempotency keys of the day before, and
+deletes jobs that ended long ago. Beside that, in threads of their own, it sends what webhooks are to be told, and
+deletes stored bytes that nobody has any more.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
 from core.receivers import any_address, is_public
-from core.store import idempotency, leases, outbox
+from core.store import idempotency, leases, outbox, retention
 from core.store.session import open_store
 from worker import health
+from worker.collector import Collector
 from worker.publisher import publishing
 from worker.sender import Sender
 from worker.webhooks import Deliverer
@@ -39,7 +41,7 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish, self.forget):
+        for duty in (self.reap, self.publish, self.republish, self.forget, self.retain):
             self.survive(duty)
 
     def reap(self) -> None:
@@ -77,6 +79,14 @@ class Janitor:
         with self._sessions.begin() as session:
             idempotency.forget(session)
 
+    def retain(self) -> None:
+        """Delete what ended long ago, if the settings say when."""
+        days, deleted = self._settings.retention_days, 1
+        while days is not None and deleted:
+            with self._sessions.begin() as session:
+                if deleted := retention.sweep(session, days):
+                    log.info("%d jobs deleted that ended more than %g days ago", deleted, days)
+
     def survive(self, duty: Callable[[], None]) -> None:
         """Do a duty; log what it raises."""
         try:
@@ -111,6 +121,8 @@ def main() -> None:
     deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
     arguments = (settings.janitor_seconds, janitor.survive)
     threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()
+    collector = Collector(sessions, settings)
+    threading.Thread(target=collector.run, args=(stop, janitor.survive), name="blobs", daemon=True).start()
     log.info("started")
     while not stop.is_set():
         try:

@@ -28,11 +28,12 @@ from api.schemas import (
 )
 from core import presets, receivers
 from core.config import Settings
+from core.datasets import DatasetInfo
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import idempotency, iterations, jobs, trials, webhooks
+from core.store import datasets, idempotency, iterations, jobs, trials, webhooks
 from core.store.models import ENDED, Job, State
 
 _POLL_SECONDS = "2"
@@ -92,18 +93,20 @@ def create_job(
     spec, preset = _asked_for(None if asked is None else asked.spec(), preset)
     webhook = _webhook(asked, settings)
     if dry_run:
-        groups = _groups(spec, settings)
+        spec, uploaded = datasets.pin(session, project, spec)
+        groups = _groups(spec, settings, uploaded)
         session.commit()  # a plan takes seconds, and needs no database
         return _planned(request.app.state.planner, spec, preset, groups)
 
     def create() -> Job:
+        pinned, uploaded = datasets.pin(session, project, spec)
         job = jobs.create(
             session,
             project,
-            spec,
+            pinned,
             preset=preset,
             queue=settings.queue,
-            groups=_groups(spec, settings),
+            groups=_groups(pinned, settings, uploaded),
             max_snapshot_bytes=settings.max_snapshot_bytes,
         )
         if webhook is not None:
@@ -247,9 +250,9 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
+def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
-    groups = groups_for(spec)
+    groups = groups_for(spec, uploaded)
     parameters = sum(group.size for group in groups)
     if parameters > settings.max_parameters:
         raise InvalidSpec(

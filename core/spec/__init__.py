@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,7 @@ from core.spec.problems import (
     Problem,
     Split,
     ToyProblem,
+    UploadedDataset,
 )
 
 MAX_STEPS = 1_000_000
@@ -101,6 +102,13 @@ class Training(Part):
         description="fresh: new initial weights in every meta-iteration; a number: the same every time",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="in which gradients are computed")
+    checkpoints: Int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="stretches that training is run backward in. With more than one its bits take less memory, each "
+        "stretch but the last is trained twice, and a long training whose worker is lost goes on with the stretch",
+    )
 
 
 class JobSpec(Part):
@@ -142,6 +150,19 @@ class JobSpec(Part):
             return self.seeds.count
         return self.meta.num_iterations if self.scan is None else self.scan.num_points
 
+    @property
+    def uploaded(self) -> UploadedDataset | None:
+        """The uploaded data that it is about, if it is."""
+        dataset = self.problem.dataset if isinstance(self.problem, ClassifierProblem) else None
+        return dataset if isinstance(dataset, UploadedDataset) else None
+
+    def pinned(self, sha256: str) -> JobSpec:
+        """The same about uploaded data of this digest: an id means something to one server only."""
+        if self.uploaded is None:
+            raise ValueError("the job is not about uploaded data")
+        dataset = self.uploaded.model_copy(update={"sha256": sha256})
+        return self.model_copy(update={"problem": self.problem.model_copy(update={"dataset": dataset})})
+
     @model_validator(mode="after")
     def _starts_are_said(self) -> JobSpec:
         """A start that is left out is the optimizer's own. It is written down: what is stored must say the same."""
@@ -163,6 +184,14 @@ class JobSpec(Part):
             raise ValueError(
                 f"training.batch_size {size} exceeds problem.{where} {problem.num_training_examples}; "
                 "lower the batch size or train on more examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> JobSpec:
+        if self.engine == "unrolled" and self.training.checkpoints > 1:
+            raise ValueError(
+                "training.checkpoints has no effect on the unrolled engine; leave it out or choose another engine"
             )
         return self
 
@@ -286,8 +315,15 @@ class JobSpec(Part):
             )
 
     def sha256(self) -> str:
-        """Digest of the canonical JSON of everything but the name."""
-        document = self.model_dump(mode="json", exclude={"name"})
+        """Digest of the canonical JSON of everything but the name, and the id of data whose digest stands beside it."""
+        unneeded: dict[str, Any] = {"name": True}
+        if self.uploaded is not None and self.uploaded.sha256 is not None:
+            unneeded["problem"] = {"dataset": {"id"}}
+        if self.training.checkpoints == 1:
+            unneeded["training"] = {
+                "checkpoints"
+            }  # the digests of specifications from before there were any stay true
+        document = self.model_dump(mode="json", exclude=unneeded)
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -324,5 +360,6 @@ __all__ = [
     "TaskMixing",
     "ToyProblem",
     "Training",
+    "UploadedDataset",
     "WarmStart",
 ]

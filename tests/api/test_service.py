@@ -79,6 +79,8 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/figures",
         "/v1/jobs/{job_id}/figures/{name}.{form}",
         "/v1/jobs/{job_id}/trials",
+        "/v1/datasets",
+        "/v1/datasets/{dataset_id}",
         "/v1/jobs/{job_id}/deliveries",
         "/v1/jobs/{job_id}/deliveries/{delivery_id}/redeliver",
         "/v1/presets",
