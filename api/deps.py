@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from api.errors import Unauthorized
 from core.config import Settings
 from core.store import keys
+
+# A request keeps its connection while it changes threads. Were there more of them than connections or threads, some
+# would hold all threads and wait for a connection, and the others the connections and wait for a thread.
+TURNS = 32
 
 _bearer = HTTPBearer(auto_error=False, description="an API key, rg_…")
 
@@ -22,8 +28,32 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
-def _session(request: Request) -> Iterator[Session]:
+async def _turn(request: Request) -> AsyncIterator[Callable[[], None]]:
+    """Wait for a turn; yields what gives it back before the request ends, from whatever thread."""
+    turns, loop, held = request.app.state.turns, asyncio.get_running_loop(), True
+    await turns.acquire()
+
+    def give_back() -> None:
+        nonlocal held
+        if held:
+            held = False
+            turns.release()
+
+    def from_any_thread() -> None:
+        loop.call_soon_threadsafe(give_back)
+
+    try:
+        yield from_any_thread
+    finally:
+        give_back()
+
+
+def _session(
+    request: Request, give_back: Annotated[Callable[[], None], Depends(_turn, scope="function")]
+) -> Iterator[Session]:
     with request.app.state.sessions.begin() as session:
+        # a route that commits early, as it goes on for long without the database, leaves its turn to others
+        event.listen(session, "after_commit", lambda _: give_back())
         yield session
 
 

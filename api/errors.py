@@ -28,6 +28,8 @@ from core.errors import (
 from core.presets import UnknownPreset
 from core.store.errors import (
     DatasetInUse,
+    IdempotencyConflict,
+    IdempotentJobDeleted,
     InvalidCursor,
     NothingLearned,
     Pruned,
@@ -68,18 +70,27 @@ class Busy(CoreError):  # noqa: N818
         super().__init__(f"{what}; try again in a few seconds")
 
 
+class PlanFailed(CoreError):  # noqa: N818
+    """A job that cannot be planned with what a plan may take, or not at all."""
+
+    code = "plan_failed"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no plan could be made: {why}")
+
+
 class InvalidParameter(CoreError):  # noqa: N818
-    """A query parameter, or a combination of them, that makes no sense."""
+    """A query parameter or header, or a combination of them, that makes no sense."""
 
     code = "invalid_parameter"
 
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
+    def __init__(self, name: str, message: str, where: str = "query") -> None:
+        self.name, self.where = name, where
         super().__init__(f"{name}: {message}")
 
     def details(self) -> dict[str, Any]:
         """Which parameter, in the form that bodies' errors have."""
-        return {"errors": [{"loc": ["query", self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
+        return {"errors": [{"loc": [self.where, self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
 
 
 STATUS: Mapping[type[CoreError], int] = {
@@ -93,6 +104,8 @@ STATUS: Mapping[type[CoreError], int] = {
     StateConflict: 409,
     NothingLearned: 409,
     DatasetInUse: 409,
+    IdempotencyConflict: 409,
+    IdempotentJobDeleted: 410,
     Pruned: 410,
     DatasetTooLarge: 413,
     UnsupportedMediaType: 415,
@@ -101,6 +114,7 @@ STATUS: Mapping[type[CoreError], int] = {
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    PlanFailed: 422,
     StorageUnavailable: 503,
     Busy: 503,
 }

@@ -46,6 +46,15 @@ class Settings(BaseSettings):
         description="hyperparameters of every meta-iteration are kept up to this many bytes a "
         "job; beyond it only initial, best and last",
     )
+    plan_seconds: float = Field(60.0, gt=0, description="that a plan (dry_run) may take before it is given up")
+    plan_memory_bytes: int = Field(4 << 30, gt=0, description="memory that making a plan may take")
+    max_streams: int = Field(100, gt=0, description="event streams that a process of the API holds open at once")
+    stream_heartbeat_seconds: float = Field(
+        15.0, gt=0, description="between comments that keep an event stream open"
+    )
+    stream_poll_seconds: float = Field(
+        5.0, gt=0, description="after which a stream looks for events by itself, should no notice of one have come"
+    )
     lease_seconds: float = Field(45.0, gt=0, description="a worker silent for this long has lost its job")
     heartbeat_seconds: float = Field(10.0, gt=0, description="between renewals of a lease")
     max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")

@@ -1,8 +1,9 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message; deletes jobs that ended long ago. Beside that, in
-threads of their own, it sends what webhooks are to be told, and deletes stored bytes that nobody has any more.
+workers again for jobs that wait although the broker holds no message; forgets idempotency keys of the day before, and
+deletes jobs that ended long ago. Beside that, in threads of their own, it sends what webhooks are to be told, and
+deletes stored bytes that nobody has any more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
 from core.receivers import any_address, is_public
-from core.store import leases, outbox, retention
+from core.store import idempotency, leases, outbox, retention
 from core.store.session import open_store
 from worker import health
 from worker.collector import Collector
@@ -40,7 +41,7 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish, self.retain):
+        for duty in (self.reap, self.publish, self.republish, self.forget, self.retain):
             self.survive(duty)
 
     def reap(self) -> None:
@@ -72,6 +73,11 @@ class Janitor:
         for queue in drained:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+
+    def forget(self) -> None:
+        """Delete idempotency keys that have served their day."""
+        with self._sessions.begin() as session:
+            idempotency.forget(session)
 
     def retain(self) -> None:
         """Delete what ended long ago, if the settings say when."""

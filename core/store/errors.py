@@ -128,6 +128,29 @@ class InvalidCursor(CoreError):  # noqa: N818
         super().__init__("after: not a cursor of ours; give the `next` of the page before, or leave it out")
 
 
+class IdempotencyConflict(CoreError):  # noqa: N818 - named for what happened
+    """An idempotency key that another request has."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the Idempotency-Key {key!r} was sent with another request in the last 24 hours; give each request a key "
+            "of its own, and the same request its own again"
+        )
+
+
+class IdempotentJobDeleted(CoreError):  # noqa: N818 - named for what happened
+    """The job that was made with an idempotency key is gone."""
+
+    code = "idempotent_job_deleted"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the job that was made with the Idempotency-Key {key!r} has been deleted; send another key to make it anew"
+        )
+
+
 class InvalidKey(CoreError):  # noqa: N818
     """A string that cannot be an API key."""
 

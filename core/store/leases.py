@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from core.errors import CoreError
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
-from core.store import events, iterations, learned, measured, outbox, trials
+from core.store import certificates, events, iterations, learned, measured, outbox, trials
 from core.store.arrays import as_json
 from core.store.errors import Fenced, WorkerLost
 from core.store.events import Kind
@@ -120,8 +120,9 @@ def save_start(
 
 def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
     """Keep a trial of the search; returns what the job's owner wants."""
-    job = _write(session, lease, attempts_without_progress=0, last_progress_at=func.clock_timestamp())
-    if trials.save(session, lease.job_id, trial):
+    job = _write(session, lease, attempts_without_progress=0)
+    if trials.save(session, lease.job_id, trial):  # what shows changes with an event only
+        _write(session, lease, last_progress_at=func.clock_timestamp())
         events.record(session, lease.job_id, Kind.TRIAL, number=trial.number, outer_loss=trial.outer_loss)
     return _wish(job)
 
@@ -129,21 +130,22 @@ def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
 def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> Wish:
     """Keep a meta-iteration, the values after it and the checkpoint; returns what the job's owner wants."""
     checkpoint = record.checkpoint
-    job = _write(
-        session,
-        lease,
-        meta_iteration=checkpoint.iteration,
-        latest_outer_loss=float(record.losses.outer),
-        best_iteration=checkpoint.best_iteration,
-        best_outer_loss=checkpoint.best_outer_loss,
-        seconds_per_iteration=func.coalesce(
-            Job.seconds_per_iteration * (1 - _RECENT) + record.seconds * _RECENT, record.seconds
-        ),
-        attempts_without_progress=0,
-        last_progress_at=func.clock_timestamp(),
-    )
+    job = _write(session, lease, attempts_without_progress=0)
     if iterations.save(session, lease.job_id, record, attempt=lease.attempt, lease_epoch=lease.epoch):
         loss = float(record.losses.outer)
+        _write(
+            session,
+            lease,
+            meta_iteration=checkpoint.iteration,
+            latest_outer_loss=loss,
+            best_iteration=checkpoint.best_iteration,
+            best_outer_loss=checkpoint.best_outer_loss,
+            certificate=certificates.joined(job.certificate, as_json(record.certificate)),
+            seconds_per_iteration=func.coalesce(
+                Job.seconds_per_iteration * (1 - _RECENT) + record.seconds * _RECENT, record.seconds
+            ),
+            last_progress_at=func.clock_timestamp(),
+        )
         events.record(session, lease.job_id, Kind.ITERATION, iteration=record.iteration, outer_loss=loss)
     learned.save_checkpoint(session, lease.job_id, checkpoint)
     if not job.keeps_every_iteration:
@@ -273,7 +275,14 @@ def _write(session: Session, lease: Lease, **values: Any) -> Any:
         update(Job)
         .where(Job.id == lease.job_id, Job.state == State.RUNNING, Job.lease_epoch == lease.epoch)
         .values(**values)
-        .returning(Job.state, Job.queue, Job.cancel_requested, Job.pause_requested, Job.keeps_every_iteration)
+        .returning(
+            Job.state,
+            Job.queue,
+            Job.cancel_requested,
+            Job.pause_requested,
+            Job.keeps_every_iteration,
+            Job.certificate,
+        )
     ).one_or_none()
     if row is None:
         raise Fenced(lease.job_id, lease.epoch)

@@ -171,7 +171,9 @@ class Job(Base):
     last_progress_at: Mapped[datetime | None]  # apart from the lease: a hung computation still renews that
     ended_at: Mapped[datetime | None]
 
-    last_event: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # grows with all that shows
+    last_event: Mapped[int] = mapped_column(
+        BigInteger, default=0, server_default="0"
+    )  # grows whenever what shows does
     accounted_at: Mapped[datetime | None]  # until when its time on a device has been counted, while it runs
     device_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
@@ -185,6 +187,7 @@ class Job(Base):
     best_outer_loss: Mapped[float | None]
     best_iteration: Mapped[int | None]
     losses: Mapped[dict[str, Any]] = mapped_column(default=dict)  # initial, best, last; on evaluation seeds
+    certificate: Mapped[dict[str, Any] | None]  # of all meta-iterations together
     provenance: Mapped[dict[str, Any] | None]
     device: Mapped[str | None]
 

@@ -17,6 +17,26 @@ depends_on = None
 
 _STATES = "state IN ('queued', 'running', {}'succeeded', 'failed', 'cancelled')"
 
+_CERTIFICATES = """
+UPDATE jobs SET certificate = found.certificate
+FROM (
+    SELECT job_id, jsonb_build_object(
+        'exact', bool_and(coalesce((one ->> 'exact')::boolean, false)),
+        'iterations', count(*),
+        'mismatched_bits', CASE WHEN count(one ->> 'mismatched_bits') = count(*)
+                           THEN sum((one ->> 'mismatched_bits')::bigint) END,
+        'stored_bits_per_param_step', max((one ->> 'stored_bits_per_param_step')::float8),
+        'bound_bits_per_param_step', max((one ->> 'bound_bits_per_param_step')::float8),
+        'engine', string_agg(DISTINCT one ->> 'engine', ', '),
+        'mode', string_agg(DISTINCT nullif(one ->> 'mode', ''), ', ')
+    ) AS certificate
+    FROM (SELECT job_id, certificate AS one FROM iterations) AS each
+    WHERE one ->> 'engine' <> ''
+    GROUP BY job_id
+) AS found
+WHERE jobs.id = found.job_id
+"""  # until now it was put together each time a job was read
+
 
 def upgrade() -> None:
     op.add_column("projects", sa.Column("quotas", postgresql.JSONB(), nullable=True))
@@ -62,6 +82,8 @@ def upgrade() -> None:
     op.create_foreign_key(
         op.f("fk_jobs_dataset_id"), "jobs", "datasets", ["dataset_id"], ["id"], ondelete="SET NULL"
     )
+    op.add_column("jobs", sa.Column("certificate", postgresql.JSONB(), nullable=True))
+    op.execute(_CERTIFICATES)
     op.add_column("jobs", sa.Column("pause_requested", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("jobs", sa.Column("last_event", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("jobs", _time("accounted_at"))
@@ -158,7 +180,7 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_jobs_last_event_not_negative"), "jobs", type_="check")
     op.drop_constraint(op.f("ck_jobs_state"), "jobs", type_="check")
     op.create_check_constraint(op.f("ck_jobs_state"), "jobs", _STATES.format(""))
-    for column in ("device_seconds", "accounted_at", "last_event", "pause_requested", "dataset_id"):
+    for column in ("device_seconds", "accounted_at", "last_event", "pause_requested", "certificate", "dataset_id"):
         op.drop_column("jobs", column)
     for table in ("datasets", "blobs", "usage"):
         op.drop_table(table)

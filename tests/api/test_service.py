@@ -73,6 +73,7 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/resume",
         "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/retry",
+        "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/iterations",
         "/v1/jobs/{job_id}/hyperparameters",
         "/v1/jobs/{job_id}/figures",
