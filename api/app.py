@@ -9,8 +9,10 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, errors
+from api.last_used import LastUsed
 from api.limits import BodyLimit
-from api.routes import figures, health, hyperparameters, jobs, presets
+from api.rates import Rates, Strangers
+from api.routes import figures, health, hyperparameters, jobs, keys, presets, project
 from api.schemas import Problem
 from core.config import Settings, get_settings
 from core.store.session import close_store, open_store
@@ -26,6 +28,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
         yield
+        app.state.last_used.close()
         close_store(app.state.sessions)
 
     app = FastAPI(
@@ -37,9 +40,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
+    app.state.rates = Rates(settings)
+    app.state.strangers = Strangers(settings)
+    app.state.last_used = LastUsed(app.state.sessions)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
-    app.state.routers = [module.router for module in (jobs, hyperparameters, figures, presets, health)]
+    app.state.routers = [
+        module.router for module in (jobs, hyperparameters, figures, presets, project, keys, health)
+    ]
     for router in app.state.routers:
         app.include_router(router)
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +18,18 @@ from starlette.routing import Match
 from api import invalid
 from core.errors import CoreError, InvalidSpec, UnknownFigure
 from core.presets import UnknownPreset
-from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
+from core.store.errors import (
+    InvalidCursor,
+    LastAdminKey,
+    NothingLearned,
+    Pruned,
+    QuotaExceeded,
+    StateConflict,
+    TooManyKeys,
+    UnknownIteration,
+    UnknownJob,
+    UnknownKey,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +41,37 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
 
     def __init__(self) -> None:
         super().__init__("missing or unknown API key; send the header Authorization: Bearer rg_…")
+
+
+class Forbidden(CoreError):  # noqa: N818
+    """A key that may not do this."""
+
+    code = "forbidden"
+
+    def __init__(self, needed: str, scopes: Iterable[str]) -> None:
+        self.needed = needed
+        has = ", ".join(sorted(scopes)) or "none"
+        super().__init__(f"this needs an API key with the scope {needed}; yours has: {has}")
+
+    def details(self) -> dict[str, Any]:
+        """The scope that is missing."""
+        return {"scope": self.needed}
+
+
+class RateLimited(CoreError):  # noqa: N818
+    """Too many requests in too short a time."""
+
+    code = "rate_limited"
+
+    def __init__(self, policy: str, limit: int, window_seconds: int, retry_after: int) -> None:
+        self.retry_after = retry_after
+        self.headers = {
+            "RateLimit-Policy": f'"{policy}";q={limit};w={window_seconds}',
+            "RateLimit": f'"{policy}";r=0;t={retry_after}',
+        }
+        super().__init__(
+            f"more than {limit} {policy} in {window_seconds} seconds; try again in {retry_after}, and ask less often"
+        )
 
 
 class UnsupportedMediaType(CoreError):  # noqa: N818
@@ -57,17 +99,23 @@ class InvalidParameter(CoreError):  # noqa: N818
 
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
+    Forbidden: 403,
     UnknownJob: 404,
+    UnknownKey: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    LastAdminKey: 409,
+    TooManyKeys: 409,
     Pruned: 410,
     UnsupportedMediaType: 415,
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    QuotaExceeded: 429,
+    RateLimited: 429,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
     Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'}
@@ -103,7 +151,16 @@ def _core_error(request: Request, error: Exception) -> JSONResponse:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
     if status is None:
         return _unexpected(request, error)
-    return problem(status, error.code, str(error), headers=_HEADERS.get(type(error)), **error.details())
+    return problem(status, error.code, str(error), headers=_headers(error), **error.details())
+
+
+def _headers(error: CoreError) -> dict[str, str]:
+    headers = dict(_HEADERS.get(type(error), {}))
+    if isinstance(error, RateLimited):
+        headers |= error.headers
+    if isinstance(error, QuotaExceeded | RateLimited) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return headers
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -69,7 +69,8 @@ def fresh_settings(postgres, migrated, valkey):
     with redis.Redis.from_url(valkey.url) as broker:
         broker.flushall()
     with database(postgres, migrated) as url:
-        yield Settings(database_url=url, broker_url=valkey.url, bootstrap_api_key=keys.new_key())
+        unlimited = {f"rate_limit_{policy}": "" for policy in ("reads", "writes", "strangers")}  # tests hurry
+        yield Settings(database_url=url, broker_url=valkey.url, bootstrap_api_key=keys.new_key(), **unlimited)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message.
+workers again for jobs that wait although the broker holds no message, and for those that a quota held back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import psycopg
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
-from core.store import leases, outbox
+from core.store import leases, outbox, quotas
 from core.store.session import open_store
 from worker import health
 from worker.publisher import publishing
@@ -35,7 +35,7 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish):
+        for duty in (self.reap, self.wake, self.publish, self.republish):
             self._survive(duty)
 
     def reap(self) -> None:
@@ -43,6 +43,15 @@ class Janitor:
         with self._sessions.begin() as session:
             if lost := leases.reap(session, self._settings.max_attempts):
                 log.warning("%d jobs lost their worker", lost)
+
+    def wake(self) -> None:
+        """Wake jobs that quotas held back, where there is room for them now."""
+        with self._sessions() as session:
+            holding = quotas.holding(session)
+        for project, queue in holding:
+            with self._sessions.begin() as session:
+                if woken := quotas.wake(session, project, queue, self._settings.quotas):
+                    log.info("project %s: %d jobs woken that its quotas held back", project, woken)
 
     def publish(self) -> None:
         """Send all that waits in the outbox."""

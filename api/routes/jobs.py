@@ -8,11 +8,10 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api.deps import ProjectDep, SessionDep, SettingsDep
+from api.deps import ProjectDep, QuotasDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
 from api.schemas import Cancelled, IterationPage, IterationRead, JobPage, JobRead, JobSummary, TrialList, TrialRead
 from core import presets
-from core.config import Settings
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
@@ -40,6 +39,7 @@ def create_job(
     project: ProjectDep,
     session: SessionDep,
     settings: SettingsDep,
+    quotas: QuotasDep,
     response: Response,
     preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
     spec: Annotated[
@@ -59,8 +59,9 @@ def create_job(
         spec,
         preset=preset,
         queue=settings.queue,
-        groups=_groups(spec, settings),
+        groups=_groups(spec, settings.max_parameters, quotas.hyperparameters_per_job),
         max_snapshot_bytes=settings.max_snapshot_bytes,
+        limits=quotas,
     )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return _read(session, job, response)
@@ -108,15 +109,19 @@ def pause_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: 
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume a job")
-def resume_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+def resume_job(
+    job_id: UUID, project: ProjectDep, session: SessionDep, quotas: QuotasDep, response: Response
+) -> JobRead:
     """Queue a paused job again."""
-    return _read(session, jobs.resume(session, project, job_id), response)
+    return _read(session, jobs.resume(session, project, job_id, quotas), response)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a job")
-def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+def retry_job(
+    job_id: UUID, project: ProjectDep, session: SessionDep, quotas: QuotasDep, response: Response
+) -> JobRead:
     """Queue a failed or cancelled job again; it goes on after its last finished meta-iteration."""
-    return _read(session, jobs.retry(session, project, job_id), response)
+    return _read(session, jobs.retry(session, project, job_id, quotas), response)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Delete a job")
@@ -180,34 +185,33 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
+def _groups(spec: JobSpec, max_parameters: int, max_hyperparameters: int) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
     groups = groups_for(spec)
     parameters = sum(group.size for group in groups)
-    if parameters > settings.max_parameters:
+    if parameters > max_parameters:
         raise InvalidSpec(
             (
                 ("problem", "model", "hidden"),
-                f"a model of {parameters} parameters, more than {settings.max_parameters}; use fewer or narrower "
-                "layers",
+                f"a model of {parameters} parameters, more than {max_parameters}; use fewer or narrower layers",
             )
         )
     layouts = layouts_of(spec, groups)
     for name, layout in layouts.items():
-        if layout.size > settings.max_hyperparameters:
+        if layout.size > max_hyperparameters:
             raise InvalidSpec(
                 (
                     ("hyperparameters", name),
-                    f"{layout.size} values, more than {settings.max_hyperparameters}; use fewer examples, a smaller "
+                    f"{layout.size} values, more than {max_hyperparameters}; use fewer examples, a smaller "
                     "model, or fewer axes (per)",
                 )
             )
     learned = count_learned(layouts)
-    if learned > settings.max_hyperparameters:
+    if learned > max_hyperparameters:
         raise InvalidSpec(
             (
                 ("hyperparameters",),
-                f"{learned} values to learn, more than {settings.max_hyperparameters}; learn fewer, or let them "
+                f"{learned} values to learn, more than {max_hyperparameters}; learn fewer, or let them "
                 "differ along fewer axes (per)",
             )
         )

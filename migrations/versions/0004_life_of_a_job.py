@@ -15,6 +15,50 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# What jobs and data sets change in their project's tally. All rows of a statement together, so that a million may be
+# inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock.
+_COUNTS = (
+    "count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running, "
+    "CAST(sum(stored_bytes) AS bigint) AS bytes"
+)
+_SIZES = "0 AS queued, 0 AS running, CAST(sum(size) AS bigint) AS bytes"
+_SIZED = "JOIN blobs ON blobs.sha256 = changed.sha256"
+_ADD = """
+    INSERT INTO tallies AS tally (project_id, queued_jobs, running_jobs, stored_bytes)
+    SELECT project_id, {counts} FROM {rows} GROUP BY project_id ORDER BY project_id
+    ON CONFLICT (project_id) DO UPDATE SET
+        queued_jobs = tally.queued_jobs + excluded.queued_jobs,
+        running_jobs = tally.running_jobs + excluded.running_jobs,
+        stored_bytes = tally.stored_bytes + excluded.stored_bytes;
+"""
+_TAKE = """
+    PERFORM FROM tallies WHERE project_id IN (SELECT project_id FROM changed) ORDER BY project_id FOR UPDATE;
+    UPDATE tallies AS tally SET
+        queued_jobs = queued_jobs - queued, running_jobs = running_jobs - running, stored_bytes = stored_bytes - bytes
+    FROM (SELECT project_id, {counts} FROM {rows} GROUP BY project_id) AS gone
+    WHERE gone.project_id = tally.project_id;
+"""
+_MOVE = """
+    PERFORM FROM tallies WHERE project_id IN
+        (SELECT changed.project_id FROM changed JOIN old_rows USING (id) WHERE changed.state <> old_rows.state)
+        ORDER BY project_id FOR UPDATE;
+    IF FOUND THEN
+        UPDATE tallies AS tally SET queued_jobs = queued_jobs + queued, running_jobs = running_jobs + running
+        FROM (SELECT changed.project_id,
+                  sum(CAST(changed.state = 'queued' AS int) - CAST(old_rows.state = 'queued' AS int)) AS queued,
+                  sum(CAST(changed.state = 'running' AS int) - CAST(old_rows.state = 'running' AS int)) AS running
+              FROM changed JOIN old_rows USING (id) GROUP BY changed.project_id) AS moved
+        WHERE moved.project_id = tally.project_id;
+    END IF;
+"""
+_TALLIED = {
+    ("jobs", "insert"): ("NEW TABLE AS changed", _ADD.format(counts=_COUNTS, rows="changed")),
+    ("jobs", "update"): ("OLD TABLE AS old_rows NEW TABLE AS changed", _MOVE),
+    ("jobs", "delete"): ("OLD TABLE AS changed", _TAKE.format(counts=_COUNTS, rows="changed")),
+    ("datasets", "insert"): ("NEW TABLE AS changed", _ADD.format(counts=_SIZES, rows=f"changed {_SIZED}")),
+    ("datasets", "delete"): ("OLD TABLE AS changed", _TAKE.format(counts=_SIZES, rows=f"changed {_SIZED}")),
+}
+
 _STATES = "state IN ('queued', 'running', {}'succeeded', 'failed', 'cancelled')"
 
 
@@ -80,6 +124,19 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_ended", "jobs", ["ended_at"], postgresql_where="ended_at IS NOT NULL")
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset_id"], postgresql_where="dataset_id IS NOT NULL")
+    op.add_column("jobs", sa.Column("held", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("jobs", sa.Column("stored_bytes", sa.BigInteger(), server_default="0", nullable=False))
+    op.drop_index("ix_jobs_queued", table_name="jobs")
+    op.create_index(
+        "ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued' AND NOT held"
+    )
+    op.create_index(
+        "ix_jobs_waiting",
+        "jobs",
+        ["project_id", "queue", "held", "created_at"],
+        postgresql_where="state = 'queued'",
+    )
+    _add_tallies()
     op.create_table(
         "events",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -146,7 +203,14 @@ def downgrade() -> None:
     )
     for table in ("deliveries", "webhooks", "idempotency_keys", "events"):
         op.drop_table(table)
+    for table, event in _TALLIED:
+        op.execute(f"DROP TRIGGER tally_{event} ON {table}")
+        op.execute(f"DROP FUNCTION tally_{table}_{event}")
+    op.drop_table("tallies")
+    op.drop_index("ix_jobs_queued", table_name="jobs")
+    op.create_index("ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued'")
     for index in (
+        "waiting",
         "dataset_id",
         "ended",
         "unended",
@@ -157,13 +221,43 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_jobs_last_event_not_negative"), "jobs", type_="check")
     op.drop_constraint(op.f("ck_jobs_state"), "jobs", type_="check")
     op.create_check_constraint(op.f("ck_jobs_state"), "jobs", _STATES.format(""))
-    for column in ("device_seconds", "accounted_at", "last_event", "pause_requested", "dataset_id"):
+    for column in (
+        "stored_bytes",
+        "held",
+        "device_seconds",
+        "accounted_at",
+        "last_event",
+        "pause_requested",
+        "dataset_id",
+    ):
         op.drop_column("jobs", column)
     for table in ("datasets", "blobs", "usage"):
         op.drop_table(table)
     for column in ("revoked_at", "last_used_at", "scopes", "name"):
         op.drop_column("api_keys", column)
     op.drop_column("projects", "quotas")
+
+
+def _add_tallies() -> None:
+    op.create_table(
+        "tallies",
+        sa.Column("project_id", sa.Uuid(), nullable=False),
+        sa.Column("queued_jobs", sa.BigInteger(), nullable=False),
+        sa.Column("running_jobs", sa.BigInteger(), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
+        _to_project("tallies"),
+        sa.PrimaryKeyConstraint("project_id", name=op.f("pk_tallies")),
+    )
+    op.execute(_ADD.format(counts=_COUNTS, rows="jobs"))  # 0 bytes of jobs that were there before
+    for (table, event), (rows, body) in _TALLIED.items():
+        function = f"tally_{table}_{event}"
+        op.execute(
+            f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$"
+        )
+        op.execute(
+            f"CREATE TRIGGER tally_{event} AFTER {event.upper()} ON {table} "
+            f"REFERENCING {rows} FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
+        )
 
 
 def _now(name: str) -> sa.Column:
