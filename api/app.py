@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import bootstrap, errors
+from api import bootstrap, deps, errors
 from api.last_used import LastUsed
 from api.limits import BodyLimit
 from api.rates import Rates, Strangers
@@ -40,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
+    app.state.turns = anyio.Semaphore(deps.TURNS)
     app.state.rates = Rates(settings)
     app.state.strangers = Strangers(settings)
     app.state.last_used = LastUsed(app.state.sessions)

@@ -6,12 +6,16 @@ all else. One that asks for `AdminDep` needs `admin`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
+import anyio
 from fastapi import Depends, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from api.errors import Forbidden, Unauthorized
@@ -20,18 +24,43 @@ from core.quotas import Quotas
 from core.store import keys, quotas
 from core.store.keys import Caller, Scope
 
+TURNS = 32
+"""Requests with a transaction at the same time; others wait for their turn, holding nothing."""
+
+_TURN_SECONDS = 10.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _bearer = HTTPBearer(auto_error=False, description="an API key, rg_…")
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _session(request: Request) -> Iterator[Session]:
-    with request.app.state.sessions.begin() as session:
+async def _session(request: Request) -> AsyncIterator[Session]:
+    async with (
+        _turn(request.app.state.turns),
+        contextmanager_in_threadpool(request.app.state.sessions.begin()) as session,
+    ):
         yield session
+
+
+@asynccontextmanager
+async def _turn(turns: anyio.Semaphore) -> AsyncIterator[None]:
+    """Let fewer requests into the database than there are connections and threads.
+
+    Else some would hold a thread while they wait for a connection, or for a row, that others hold who wait for a
+    thread.
+    """
+    try:
+        with anyio.fail_after(_TURN_SECONDS):
+            await turns.acquire()
+    except TimeoutError as error:
+        raise PoolTimeout(f"no turn within {_TURN_SECONDS} s") from error
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 # "function": committed before the answer is sent, so that an answer never promises what was not kept
@@ -61,11 +90,11 @@ def _caller(
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 
-def _project(request: Request, caller: CallerDep) -> UUID:
+async def _project(request: Request, caller: CallerDep) -> UUID:
     return _with_scope(caller, Scope.READ if request.method in _SAFE else Scope.WRITE).project_id
 
 
-def _admin(caller: CallerDep) -> UUID:
+async def _admin(caller: CallerDep) -> UUID:
     return _with_scope(caller, Scope.ADMIN).project_id
 
 
