@@ -76,12 +76,11 @@ def create(
     )
     session.add(job)
     session.flush()
-    if limits is not None:
-        quotas.check_queue(session, project_id, limits)
-        quotas.check_storage(session, project_id, limits, job.stored_bytes)
     outbox.add(session, job.id, queue)
     events.record(session, job.id, Kind.CREATED)
     session.refresh(job)
+    if limits is not None:
+        quotas.check(session, project_id, limits, queued=1, added_bytes=job.stored_bytes)
     return job
 
 
@@ -186,7 +185,7 @@ def resume(session: Session, project_id: UUID, job_id: UUID, limits: Quotas | No
     if job.state == State.QUEUED:
         outbox.add(session, job.id, job.queue)
         if limits is not None:
-            quotas.check_queue(session, project_id, limits)
+            quotas.check(session, project_id, limits, queued=1)
     return job
 
 
@@ -218,7 +217,7 @@ def retry(session: Session, project_id: UUID, job_id: UUID, limits: Quotas | Non
     )
     outbox.add(session, job.id, job.queue)
     if limits is not None:
-        quotas.check_queue(session, project_id, limits)
+        quotas.check(session, project_id, limits, queued=1)
     return job
 
 

@@ -61,7 +61,8 @@ def claim(session: Session, job_id: UUID, seconds: float, defaults: Quotas | Non
     Nor where its project's quotas do not let it run now (None: there are none): it is then held back, until the
     janitor finds room for it.
     """
-    savepoint = session.begin_nested()
+    if defaults is not None and not _may_run(session, job_id, defaults):
+        return None
     row = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state == State.QUEUED)
@@ -75,21 +76,27 @@ def claim(session: Session, job_id: UUID, seconds: float, defaults: Quotas | Non
             started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
             accounted_at=func.clock_timestamp(),
         )
-        .returning(Job.lease_epoch, Job.attempt, Job.project_id, Job.queue, Job.created_at)
+        .returning(Job.lease_epoch, Job.attempt)
     ).one_or_none()
     if row is None:
-        savepoint.rollback()
         return None
-    if defaults is not None:
-        limits = quotas.of(session, row.project_id, defaults)
-        if not quotas.may_run(session, row.project_id, row.queue, row.created_at, limits):
-            savepoint.rollback()
-            if quotas.hold(session, job_id):
-                events.record(session, job_id, Kind.HELD)
-            return None
-    savepoint.commit()
     events.record(session, job_id, Kind.STARTED, attempt=row.attempt)
     return Lease(job_id, row.lease_epoch, row.attempt)
+
+
+def _may_run(session: Session, job_id: UUID, defaults: Quotas) -> bool:
+    """Whether the job's project has room for it; it is held back where there is none."""
+    job = session.execute(
+        select(Job.project_id, Job.queue, Job.created_at).where(Job.id == job_id, Job.state == State.QUEUED)
+    ).one_or_none()
+    if job is None:
+        return False
+    limits = quotas.of(session, job.project_id, defaults)
+    if quotas.may_run(session, job.project_id, job.queue, job.created_at, limits):
+        return True
+    if quotas.hold(session, job_id):
+        events.record(session, job_id, Kind.HELD)
+    return False
 
 
 def renew(session: Session, lease: Lease, seconds: float) -> Wish:

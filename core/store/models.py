@@ -105,14 +105,15 @@ class Usage(Base):
 
 
 class Tally(Base):
-    """What a project holds now. Kept by triggers on `jobs` and `datasets`, in the transaction that changes those.
+    """What a project holds now: the sum of its rows. Kept by triggers on `jobs` and `datasets`.
 
-    That transaction has the row locked from then on: a quota that is compared with it is exact.
+    In several rows, so that transactions of one project do not wait for each other.
     """
 
     __tablename__ = "tallies"
 
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    shard: Mapped[int] = mapped_column(primary_key=True)
     queued_jobs: Mapped[int] = mapped_column(BigInteger)
     running_jobs: Mapped[int] = mapped_column(BigInteger)
     stored_bytes: Mapped[int] = mapped_column(BigInteger)  # of jobs (`Job.stored_bytes`) and of data sets

@@ -1,7 +1,8 @@
 """What a project may have, what it has, and who waits because of that.
 
-A project's tally is kept by the database's triggers. A transaction that has changed it has its row locked, so that what
-is compared here is exact, however many ask at once; one that exceeds a quota raises, and is undone.
+A project's tally is kept by the database's triggers. A transaction first changes something, then compares: one that
+exceeds a quota raises, and is undone. Where a quota is not far, transactions of its project do so one after the other,
+so that it is exact, however many ask at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Date, cast, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Date, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -58,54 +59,55 @@ def set_own(session: Session, project_id: UUID, changes: dict[str, int | None], 
 
 
 def used(session: Session, project_id: UUID) -> Used:
-    """What the project has and has used."""
-    row = session.execute(
-        select(Tally.queued_jobs, Tally.running_jobs, Tally.stored_bytes).where(Tally.project_id == project_id)
-    ).one_or_none()
-    return Used(*(row or (0, 0, 0)), used_today(session, project_id))
-
-
-def used_today(session: Session, project_id: UUID) -> float:
-    """Seconds on devices since midnight UTC, but for those since the last heartbeats."""
+    """What the project has and has used; of device seconds, up to the last heartbeats."""
+    columns = (Tally.queued_jobs, Tally.running_jobs, Tally.stored_bytes)
     today = select(Usage.device_seconds).where(Usage.project_id == project_id, Usage.day == _today())
-    return session.scalar(today) or 0.0
+    row = session.execute(
+        select(
+            *(cast(func.coalesce(func.sum(column), 0), BigInteger) for column in columns),
+            func.coalesce(today.scalar_subquery(), 0.0),
+        ).where(Tally.project_id == project_id)
+    ).one()
+    return Used._make(row)
 
 
-def check_queue(session: Session, project_id: UUID, quotas: Quotas) -> None:
-    """See that the project may have the job that this transaction has queued.
+def check(session: Session, project_id: UUID, quotas: Quotas, *, queued: int = 0, added_bytes: int = 0) -> None:
+    """See that the project may have the jobs that this transaction has queued, and the bytes that it has added.
 
-    Raises:
-        QuotaExceeded: it has too many, or its time on devices is used up for today.
-    """
-    queued = session.scalar(select(Tally.queued_jobs).where(Tally.project_id == project_id)) or 0
-    if queued > quotas.queued_jobs:
-        raise QuotaExceeded("queued_jobs", quotas.queued_jobs, queued - 1, retry_after=_QUEUE_RETRY_SECONDS)
-    seconds = used_today(session, project_id)
-    if seconds >= quotas.device_seconds_per_day:
-        now = session.execute(select(func.clock_timestamp())).scalar_one()
-        left = (_midnight_after(now) - now).total_seconds()
-        limit = quotas.device_seconds_per_day
-        raise QuotaExceeded("device_seconds_per_day", limit, round(seconds), retry_after=int(left) + 1)
-
-
-def check_storage(session: Session, project_id: UUID, quotas: Quotas, added: int) -> None:
-    """See that the project may have the bytes that this transaction has added.
+    The last thing before its end: near a quota, all others wait until then.
 
     Raises:
-        QuotaExceeded: it has too many.
+        QuotaExceeded: it has too many; or, for jobs, its time on devices is used up for today.
     """
-    stored = session.scalar(select(Tally.stored_bytes).where(Tally.project_id == project_id)) or 0
-    if stored > quotas.stored_bytes:
-        raise QuotaExceeded("stored_bytes", quotas.stored_bytes, stored - added, needed=added)
+    savepoint = session.begin_nested()  # gives the lock back where it does not do
+    _take_turns(session, project_id, "queue", shared=True)
+    now = used(session, project_id)
+    far = _is_far(quotas.queued_jobs, now.queued_jobs, queued)
+    if far and _is_far(quotas.stored_bytes, now.stored_bytes, added_bytes):
+        savepoint.commit()
+    else:
+        savepoint.rollback()
+        _take_turns(session, project_id, "queue", shared=False)
+        now = used(session, project_id)
+    if queued and now.queued_jobs > quotas.queued_jobs:
+        before = now.queued_jobs - queued
+        raise QuotaExceeded("queued_jobs", quotas.queued_jobs, before, retry_after=_QUEUE_RETRY_SECONDS)
+    if queued and now.device_seconds_per_day >= quotas.device_seconds_per_day:
+        limit, seconds = quotas.device_seconds_per_day, round(now.device_seconds_per_day)
+        raise QuotaExceeded("device_seconds_per_day", limit, seconds, retry_after=_seconds_to_midnight(session))
+    if added_bytes and now.stored_bytes > quotas.stored_bytes:
+        before = now.stored_bytes - added_bytes
+        raise QuotaExceeded("stored_bytes", quotas.stored_bytes, before, needed=added_bytes)
 
 
 def may_run(session: Session, project_id: UUID, queue: str, created_at: datetime, quotas: Quotas) -> bool:
-    """Whether the job that this transaction has set running may be, by its project's quotas.
+    """Whether one more job of the project may run. Until the end of this transaction no other one is told so.
 
-    Not before those of its project that are held back and older: they would never have their turn.
+    Not before jobs that are held back and older: they would never have their turn.
     """
-    running = session.scalar(select(Tally.running_jobs).where(Tally.project_id == project_id)) or 0
-    if running > quotas.running_jobs or used_today(session, project_id) >= quotas.device_seconds_per_day:
+    _take_turns(session, project_id, "run", shared=False)
+    now = used(session, project_id)
+    if now.running_jobs >= quotas.running_jobs or now.device_seconds_per_day >= quotas.device_seconds_per_day:
         return False
     older = select(Job.id).where(*_waiting(project_id, queue, held=True), Job.created_at < created_at)
     return session.scalar(older.limit(1)) is None
@@ -176,6 +178,17 @@ def charge(session: Session, project_id: UUID, since: datetime | None, until: da
         )
 
 
+def _take_turns(session: Session, project_id: UUID, what: str, *, shared: bool) -> None:
+    """Wait for the project's other transactions that asked for this; for those that share it, only if not `shared`."""
+    lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
+    session.execute(select(lock(func.hashtextextended(f"{what} {project_id}", 0))))
+
+
+def _is_far(limit: int, used: int, added: int) -> bool:
+    """Whether a thousand transactions like this one, more than a server has connections, would not reach the limit."""
+    return used <= limit // 2 and added * 1000 <= limit // 2
+
+
 def _days(since: datetime, until: datetime) -> Iterable[tuple[date, float]]:
     """Days in UTC, in order, with the seconds of each between two moments; none when the clock went back."""
     since, until = since.astimezone(UTC), until.astimezone(UTC)
@@ -187,6 +200,11 @@ def _days(since: datetime, until: datetime) -> Iterable[tuple[date, float]]:
 
 def _midnight_after(moment: datetime) -> datetime:
     return datetime.combine(moment.astimezone(UTC).date() + timedelta(days=1), time(), UTC)
+
+
+def _seconds_to_midnight(session: Session) -> int:
+    now = session.execute(select(func.clock_timestamp())).scalar_one()
+    return int((_midnight_after(now) - now).total_seconds()) + 1
 
 
 def _today() -> ColumnElement[date]:

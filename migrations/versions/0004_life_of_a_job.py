@@ -16,47 +16,38 @@ branch_labels = None
 depends_on = None
 
 # What jobs and data sets change in their project's tally. All rows of a statement together, so that a million may be
-# inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock.
-_COUNTS = (
-    "count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running, "
-    "CAST(sum(stored_bytes) AS bigint) AS bytes"
-)
-_SIZES = "0 AS queued, 0 AS running, CAST(sum(size) AS bigint) AS bytes"
-_SIZED = "JOIN blobs ON blobs.sha256 = changed.sha256"
-_ADD = """
-    INSERT INTO tallies AS tally (project_id, queued_jobs, running_jobs, stored_bytes)
-    SELECT project_id, {counts} FROM {rows} GROUP BY project_id ORDER BY project_id
-    ON CONFLICT (project_id) DO UPDATE SET
+# inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is
+# the sum of up to 64 rows, of which a connection changes its own: those of others need not wait until it commits.
+_INSERT = """
+    INSERT INTO tallies AS tally (project_id, shard, queued_jobs, running_jobs, stored_bytes)
+    SELECT project_id, pg_backend_pid() % 64, {sign} queued, {sign} running, {sign} bytes
+    FROM ({rows}) AS counted WHERE project_id IN (SELECT id FROM projects) ORDER BY project_id
+    ON CONFLICT (project_id, shard) DO UPDATE SET
         queued_jobs = tally.queued_jobs + excluded.queued_jobs,
         running_jobs = tally.running_jobs + excluded.running_jobs,
         stored_bytes = tally.stored_bytes + excluded.stored_bytes;
 """
-_TAKE = """
-    PERFORM FROM tallies WHERE project_id IN (SELECT project_id FROM changed) ORDER BY project_id FOR UPDATE;
-    UPDATE tallies AS tally SET
-        queued_jobs = queued_jobs - queued, running_jobs = running_jobs - running, stored_bytes = stored_bytes - bytes
-    FROM (SELECT project_id, {counts} FROM {rows} GROUP BY project_id) AS gone
-    WHERE gone.project_id = tally.project_id;
+_JOBS = """
+    SELECT project_id, count(*) FILTER (WHERE state = 'queued') AS queued,
+        count(*) FILTER (WHERE state = 'running') AS running, CAST(sum(stored_bytes) AS bigint) AS bytes
+    FROM {table} GROUP BY project_id
 """
-_MOVE = """
-    PERFORM FROM tallies WHERE project_id IN
-        (SELECT changed.project_id FROM changed JOIN old_rows USING (id) WHERE changed.state <> old_rows.state)
-        ORDER BY project_id FOR UPDATE;
-    IF FOUND THEN
-        UPDATE tallies AS tally SET queued_jobs = queued_jobs + queued, running_jobs = running_jobs + running
-        FROM (SELECT changed.project_id,
-                  sum(CAST(changed.state = 'queued' AS int) - CAST(old_rows.state = 'queued' AS int)) AS queued,
-                  sum(CAST(changed.state = 'running' AS int) - CAST(old_rows.state = 'running' AS int)) AS running
-              FROM changed JOIN old_rows USING (id) GROUP BY changed.project_id) AS moved
-        WHERE moved.project_id = tally.project_id;
-    END IF;
+_DATASETS = """
+    SELECT project_id, 0 AS queued, 0 AS running, CAST(sum(size) AS bigint) AS bytes
+    FROM changed JOIN blobs USING (sha256) GROUP BY project_id
+"""
+_MOVED = """
+    SELECT changed.project_id, 0 AS bytes,
+        sum(CAST(changed.state = 'queued' AS int) - CAST(old_rows.state = 'queued' AS int)) AS queued,
+        sum(CAST(changed.state = 'running' AS int) - CAST(old_rows.state = 'running' AS int)) AS running
+    FROM changed JOIN old_rows USING (id) WHERE changed.state <> old_rows.state GROUP BY changed.project_id
 """
 _TALLIED = {
-    ("jobs", "insert"): ("NEW TABLE AS changed", _ADD.format(counts=_COUNTS, rows="changed")),
-    ("jobs", "update"): ("OLD TABLE AS old_rows NEW TABLE AS changed", _MOVE),
-    ("jobs", "delete"): ("OLD TABLE AS changed", _TAKE.format(counts=_COUNTS, rows="changed")),
-    ("datasets", "insert"): ("NEW TABLE AS changed", _ADD.format(counts=_SIZES, rows=f"changed {_SIZED}")),
-    ("datasets", "delete"): ("OLD TABLE AS changed", _TAKE.format(counts=_SIZES, rows=f"changed {_SIZED}")),
+    ("jobs", "insert"): ("NEW TABLE AS changed", "+", _JOBS.format(table="changed")),
+    ("jobs", "update"): ("OLD TABLE AS old_rows NEW TABLE AS changed", "+", _MOVED),
+    ("jobs", "delete"): ("OLD TABLE AS changed", "-", _JOBS.format(table="changed")),
+    ("datasets", "insert"): ("NEW TABLE AS changed", "+", _DATASETS),
+    ("datasets", "delete"): ("OLD TABLE AS changed", "-", _DATASETS),
 }
 
 _STATES = "state IN ('queued', 'running', {}'succeeded', 'failed', 'cancelled')"
@@ -242,15 +233,16 @@ def _add_tallies() -> None:
     op.create_table(
         "tallies",
         sa.Column("project_id", sa.Uuid(), nullable=False),
+        sa.Column("shard", sa.Integer(), nullable=False),
         sa.Column("queued_jobs", sa.BigInteger(), nullable=False),
         sa.Column("running_jobs", sa.BigInteger(), nullable=False),
         sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
         _to_project("tallies"),
-        sa.PrimaryKeyConstraint("project_id", name=op.f("pk_tallies")),
+        sa.PrimaryKeyConstraint("project_id", "shard", name=op.f("pk_tallies")),
     )
-    op.execute(_ADD.format(counts=_COUNTS, rows="jobs"))  # 0 bytes of jobs that were there before
-    for (table, event), (rows, body) in _TALLIED.items():
-        function = f"tally_{table}_{event}"
+    op.execute(_INSERT.format(sign="+", rows=_JOBS.format(table="jobs")))  # those have 0 bytes
+    for (table, event), (rows, sign, counted) in _TALLIED.items():
+        function, body = f"tally_{table}_{event}", _INSERT.format(sign=sign, rows=counted)
         op.execute(
             f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$"
         )

@@ -18,7 +18,7 @@ from core.store import jobs, keys, leases, outbox, quotas
 from core.store.errors import Fenced, QuotaExceeded, StateConflict, UnknownJob
 from core.store.events import Kind
 from core.store.models import Event, Job, LearnedValue, OptimizerLeaf, State, Tally, Usage, WakeUp
-from tests.builders import SMALL, claim, create, record, values
+from tests.builders import SMALL, claim, create, eventually, record, values
 from worker.janitor import Janitor
 
 GENEROUS = Settings().quotas
@@ -59,10 +59,8 @@ def state_of(sessions, job_id):
 
 def tallies(sessions):
     with sessions.begin() as session:
-        return {
-            row.project_id: (row.queued_jobs, row.running_jobs, row.stored_bytes)
-            for row in session.scalars(select(Tally))
-        }
+        projects = session.scalars(select(Tally.project_id).distinct()).all()
+        return {project: tuple(quotas.used(session, project))[:3] for project in projects}
 
 
 def counted(sessions, projects):
@@ -88,15 +86,15 @@ def other(sessions):
 # Tallies
 
 
-def random_step(sessions, project, rng, known, held):
+def random_step(sessions, project, rng, known, held, limits=GENEROUS):
     job_id = rng.choice(known) if known else None
     action = rng.choice(
         ["create", "claim", "claim", "cancel", "pause", "resume", "retry", "remove", "end", "reap", "upload"]
     )
     if action == "create" or job_id is None:
-        known.append(create(sessions, project))
+        known.append(post(sessions, project, limits))
     elif action == "claim":
-        held[job_id] = claim(sessions, job_id) or held.get(job_id)
+        held[job_id] = take(sessions, job_id, limits) or held.get(job_id)
     elif action == "end" and held.get(job_id):
         ending = rng.choice(
             [leases.cancelled, leases.give_back, lambda s, lease: leases.fail(s, lease, "x", "x", {})]
@@ -108,7 +106,9 @@ def random_step(sessions, project, rng, known, held):
         do(sessions, leases.reap, 3)
     elif action == "upload":
         upload(sessions, project, size=rng.randrange(1, 1000))
-    elif action in ("cancel", "pause", "resume", "retry", "remove"):
+    elif action in ("resume", "retry"):
+        do(sessions, getattr(jobs, action), project, job_id, limits)
+    elif action in ("cancel", "pause", "remove"):
         do(sessions, getattr(jobs, action), project, job_id)
         if action == "remove":
             known.remove(job_id)
@@ -176,13 +176,15 @@ def test_many_at_once_never_deadlock_and_leave_true_tallies(sessions, project, o
         other: [create(sessions, other) for _ in range(4)],
     }
 
+    limits = limited(queued_jobs=5, running_jobs=2)
+
     def work(seed):
         rng = random.Random(seed)
         held = {}
         for _step in range(25):
             whose = rng.choice([project, other])
-            with suppress(StateConflict, Fenced, UnknownJob):
-                random_step(sessions, whose, rng, list(known[whose]), held)
+            with suppress(StateConflict, Fenced, UnknownJob, QuotaExceeded):
+                random_step(sessions, whose, rng, list(known[whose]), held, limits)
                 for lease in list(held.values()):
                     if lease is not None and rng.random() < 0.3:
                         do(sessions, leases.renew, lease, 60.0)
@@ -190,6 +192,7 @@ def test_many_at_once_never_deadlock_and_leave_true_tallies(sessions, project, o
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))  # a deadlock would raise OperationalError
     assert tallies(sessions) == counted(sessions, [project, other])
+    assert max(running for _, running, _ in tallies(sessions).values()) <= 2
 
 
 # Queued jobs
@@ -234,6 +237,23 @@ def test_a_count_that_locks_nothing_would_let_too_many_in(sessions, project):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(2)))
     assert tallies(sessions)[project][0] == 2
+
+
+@pytest.mark.parametrize(("limit", "waits"), [(100_000, False), (3, True)])
+def test_far_from_a_quota_nobody_waits_for_another(sessions, project, limit, waits):
+    limits = limited(queued_jobs=limit)
+    create(sessions, project)
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.begin() as session:
+            quotas.check(session, project, limits, queued=1)
+            other = pool.submit(post, sessions, project, limits)
+            if waits:
+                waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+                eventually(lambda: do(sessions, lambda session: session.scalar(waiting)))
+                assert not other.done()
+            else:
+                other.result(10)
+        other.result(10)
 
 
 @pytest.mark.parametrize("action", ["retry", "resume"])
@@ -298,9 +318,9 @@ def test_beyond_the_stored_bytes_nothing_more_is_accepted_until_something_is_del
 def test_uploaded_data_are_counted_too(sessions, project):
     upload(sessions, project, 1000)
     with sessions.begin() as session:
-        quotas.check_storage(session, project, limited(stored_bytes=1000), 1000)
+        quotas.check(session, project, limited(stored_bytes=1000), added_bytes=1000)
         with pytest.raises(QuotaExceeded) as caught:
-            quotas.check_storage(session, project, limited(stored_bytes=999), 1000)
+            quotas.check(session, project, limited(stored_bytes=999), added_bytes=1000)
     assert caught.value.details()["used"] == 0
 
 
