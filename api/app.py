@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -13,11 +14,13 @@ from api import bootstrap, deps, errors
 from api.last_used import LastUsed
 from api.limits import BodyLimit
 from api.rates import Rates, Strangers
-from api.routes import figures, health, hyperparameters, jobs, keys, presets, project
+from api.routes import datasets, deliveries, figures, health, hyperparameters, jobs, keys, presets, project
 from api.schemas import Problem
 from core.config import Settings, get_settings
+from core.storage import open_storage
 from core.store.session import close_store, open_store
 
+_FORM_BYTES = 1 << 16  # that stand around the files of an upload
 _PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 
 
@@ -28,6 +31,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
+        app.state.parsing = CapacityLimiter(datasets.PARSED_AT_ONCE)
         yield
         app.state.last_used.close()
         close_store(app.state.sessions)
@@ -45,11 +49,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.rates = Rates(settings)
     app.state.strangers = Strangers(settings)
     app.state.last_used = LastUsed(app.state.sessions)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.state.storage = open_storage(settings)
+    uploads = {("POST", datasets.router.prefix): settings.max_upload_bytes + _FORM_BYTES}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     errors.install(app)
-    app.state.routers = [
-        module.router for module in (jobs, hyperparameters, figures, presets, project, keys, health)
-    ]
+    modules = (jobs, datasets, hyperparameters, figures, deliveries, presets, project, keys, health)
+    app.state.routers = [module.router for module in modules]
     for router in app.state.routers:
         app.include_router(router)
     return app

@@ -13,12 +13,11 @@ from uuid import UUID
 
 import anyio
 from fastapi import Depends, Request
-from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from api.errors import Forbidden, Unauthorized
+from api.errors import Busy, Forbidden, Unauthorized
 from core.config import Settings
 from core.quotas import Quotas
 from core.store import keys, quotas
@@ -38,10 +37,14 @@ async def _settings(request: Request) -> Settings:
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
-    async with (
-        _turn(request.app.state.turns),
-        contextmanager_in_threadpool(request.app.state.sessions.begin()) as session,
-    ):
+    async with _transaction(request) as session:
+        yield session
+
+
+@asynccontextmanager
+async def _transaction(request: Request) -> AsyncIterator[Session]:
+    state = request.app.state
+    async with _turn(state.turns), contextmanager_in_threadpool(state.sessions.begin()) as session:
         yield session
 
 
@@ -56,7 +59,7 @@ async def _turn(turns: anyio.Semaphore) -> AsyncIterator[None]:
         with anyio.fail_after(_TURN_SECONDS):
             await turns.acquire()
     except TimeoutError as error:
-        raise PoolTimeout(f"no turn within {_TURN_SECONDS} s") from error
+        raise Busy("too many requests at once") from error
     try:
         yield
     finally:
@@ -68,11 +71,10 @@ SessionDep = Annotated[Session, Depends(_session, scope="function")]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 
 
-def _caller(
-    request: Request,
-    session: SessionDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
+BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def _caller(request: Request, session: SessionDep, bearer: BearerDep) -> Caller:
     """Who asks, once it is known and does not ask too often."""
     state, key = request.app.state, bearer.credentials if bearer else ""
     address = request.client.host if request.client else ""
@@ -104,7 +106,16 @@ def _with_scope(caller: Caller, scope: Scope) -> Caller:
     return caller
 
 
+async def _sender(request: Request, bearer: BearerDep) -> UUID:
+    async with _transaction(request) as session:
+        caller = await run_in_threadpool(_caller, request, session, bearer)
+    return _with_scope(caller, Scope.WRITE).project_id
+
+
 ProjectDep = Annotated[UUID, Depends(_project)]
+SenderDep = Annotated[UUID, Depends(_sender)]
+"""As `ProjectDep`, for a long body: neither a turn nor a transaction waits for whoever sends it."""
+
 AdminDep = Annotated[UUID, Depends(_admin)]
 
 

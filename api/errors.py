@@ -16,9 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
-from core.errors import CoreError, InvalidSpec, UnknownFigure
+from core.errors import (
+    CoreError,
+    DatasetTooLarge,
+    InvalidDataset,
+    InvalidSpec,
+    StorageUnavailable,
+    UnknownFigure,
+    UnsupportedDataset,
+)
 from core.presets import UnknownPreset
 from core.store.errors import (
+    DatasetInUse,
     InvalidCursor,
     LastAdminKey,
     NothingLearned,
@@ -26,9 +35,11 @@ from core.store.errors import (
     QuotaExceeded,
     StateConflict,
     TooManyKeys,
+    UnknownDelivery,
     UnknownIteration,
     UnknownJob,
     UnknownKey,
+    UnknownUpload,
 )
 
 log = logging.getLogger(__name__)
@@ -75,12 +86,21 @@ class RateLimited(CoreError):  # noqa: N818
 
 
 class UnsupportedMediaType(CoreError):  # noqa: N818
-    """A body that does not say it is JSON."""
+    """A body that does not say it is what the route reads."""
 
     code = "unsupported_media_type"
 
-    def __init__(self, given: str) -> None:
-        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
+    def __init__(self, given: str, wanted: str = "application/json") -> None:
+        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: {wanted}")
+
+
+class Busy(CoreError):  # noqa: N818
+    """More of this is being done than there is room for."""
+
+    code = "busy"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; try again in a few seconds")
 
 
 class InvalidParameter(CoreError):  # noqa: N818
@@ -102,23 +122,33 @@ STATUS: Mapping[type[CoreError], int] = {
     Forbidden: 403,
     UnknownJob: 404,
     UnknownKey: 404,
+    UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
+    UnknownUpload: 404,
     StateConflict: 409,
     NothingLearned: 409,
     LastAdminKey: 409,
     TooManyKeys: 409,
+    DatasetInUse: 409,
     Pruned: 410,
+    DatasetTooLarge: 413,
     UnsupportedMediaType: 415,
+    UnsupportedDataset: 415,
+    InvalidDataset: 422,
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
     QuotaExceeded: 429,
     RateLimited: 429,
+    StorageUnavailable: 503,
+    Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
-    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'}
+    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
+    StorageUnavailable: {"Retry-After": "30"},
+    Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 

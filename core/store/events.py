@@ -14,6 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from core.store import webhooks
 from core.store.arrays import as_json
 from core.store.models import Event, Job
 
@@ -38,19 +39,23 @@ class Kind(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WEBHOOK_DISABLED = "webhook_disabled"  # its receiver wants no more
+    WEBHOOK_ENABLED = "webhook_enabled"  # a delivery was asked for anew
 
 
 ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 
 
 def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
-    """Keep an event of a job that this transaction changes; returns its number."""
+    """Keep an event of a job that this transaction changes, and have its webhook told of an end; returns its number."""
     number = session.execute(
         update(Job).where(Job.id == job_id).values(last_event=Job.last_event + 1).returning(Job.last_event)
     ).scalar_one()
     row = {"job_id": job_id, "number": number, "kind": kind.value, "data": as_json(data)}
     session.execute(insert(Event).values(row))
     session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
+    if kind in ENDS:
+        webhooks.tell(session, job_id, kind.value)
     return number
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
+from core.errors import CoreError
 from core.quotas import Quotas
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
@@ -103,6 +104,11 @@ def renew(session: Session, lease: Lease, seconds: float) -> Wish:
     """Hold the job for `seconds` more; returns what its owner wants."""
     until = func.clock_timestamp() + timedelta(seconds=seconds)
     return _wish(_account(session, lease, lease_expires_at=until))
+
+
+def device_seconds(session: Session, lease: Lease) -> float:
+    """That the job has taken so far, in all its attempts."""
+    return session.execute(select(Job.device_seconds).where(Job.id == lease.job_id)).scalar_one()
 
 
 def work(session: Session, lease: Lease) -> Work:
@@ -227,18 +233,27 @@ def reap(session: Session, max_attempts: int) -> int:
 
     They are queued again, unless cancelled or paused meanwhile, or too often lost without progress.
     """
+    overdue = (
+        select(Job.id)
+        .where(Job.state == State.RUNNING, Job.lease_expires_at < func.clock_timestamp())
+        .with_for_update(skip_locked=True)
+    )
+    return _take_back(session, Job.id.in_(overdue), max_attempts, WorkerLost(max_attempts))
+
+
+def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError) -> None:
+    """Take the job from the holder of the lease, whose process has died or is about to. As `reap`, but at once."""
+    held = (Job.id == lease.job_id) & (Job.state == State.RUNNING) & (Job.lease_epoch == lease.epoch)
+    if not _take_back(session, held, max_attempts, why):
+        raise Fenced(lease.job_id, lease.epoch)
+
+
+def _take_back(session: Session, which: ColumnElement[bool], max_attempts: int, why: CoreError) -> int:
     lost = Job.attempts_without_progress >= max_attempts
-    last = WorkerLost(max_attempts)
-    error = literal(_error(last.code, str(last), last.details()), Job.error.type)
+    error = literal(_error(why.code, str(why), why.details()), Job.error.type)
     rows = session.execute(
         update(Job)
-        .where(
-            Job.id.in_(
-                select(Job.id)
-                .where(Job.state == State.RUNNING, Job.lease_expires_at < func.clock_timestamp())
-                .with_for_update(skip_locked=True)
-            )
-        )
+        .where(which)
         .values(
             state=case(
                 (Job.cancel_requested, State.CANCELLED),
@@ -255,7 +270,7 @@ def reap(session: Session, max_attempts: int) -> int:
         .returning(Job.id, Job.queue, Job.state)
     ).all()
     for row in rows:
-        _after_release(session, row.id, row, reason=last.code, code=last.code, message=str(last))
+        _after_release(session, row.id, row, reason=why.code, code=why.code, message=str(why))
     return len(rows)
 
 

@@ -1,17 +1,19 @@
 """Who may do what: every route, every scope; and nothing of other projects shows."""
 
+import io
 import json
 import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from sqlalchemy import select, text
 
 from api.app import create_app
 from api.bootstrap import store_key
-from core.store import keys, leases, quotas
+from core.store import keys, leases, quotas, webhooks
 from core.store.keys import Scope
 from core.store.models import ApiKey
 from retrograd.client import Client
@@ -102,20 +104,27 @@ def test_ids_of_other_projects_are_unknown_on_every_route_in_identical_bytes(ser
     routes, client = served
     theirs = key_with(sessions, keys.ALL, "theirs")
     job = client.post("/v1/jobs", json=document(), headers=theirs).json()
+    with sessions.begin() as session:
+        webhooks.attach(session, uuid.UUID(job["id"]), "https://example.com", "whsec_" + "A" * 44)
     work(sessions, job)
+    (delivery,) = client.get(f"/v1/jobs/{job['id']}/deliveries", headers=theirs).json()["data"]
     their_key = client.get("/v1/keys", headers=theirs).json()["data"][0]
-    ours = {"job_id": job["id"], "key_id": their_key["id"]}
+    owned = {"job_id": job["id"], "key_id": their_key["id"], "dataset_id": upload(client, theirs)}
+    owned["delivery_id"] = delivery["id"]
+    unknown = {name: str(uuid.uuid4()) for name in owned} | {"dataset_id": f"ds_{uuid.uuid4().hex[:24]}"}
     checked = 0
     for path, method in routes:
-        owned = set(re.findall(r"{(\w+)}", path)) - NEUTRAL.keys()
-        if not owned:
+        names = set(re.findall(r"{(\w+)}", path)) - NEUTRAL.keys()
+        if not names:
             continue
-        assert owned <= ours.keys(), f"{path}: say above whose {owned} are"
-        unknown = {name: str(uuid.uuid4()) for name in ours}
-        there, nowhere = (client.request(method, fill(path, **ids)) for ids in (ours, unknown))
+        assert names <= owned.keys(), f"{path}: say above whose {names} are"
+        there, nowhere = (client.request(method, fill(path, **ids)) for ids in (owned, unknown))
         assert there.status_code == nowhere.status_code == 404, (method, path, there.text)
-        assert there.content == nowhere.content.replace(*(ids.encode() for ids in pair(unknown, ours, owned)))
-        assert drop_date(there) == drop_date(nowhere)
+        expected = nowhere.content
+        for name in names:
+            expected = expected.replace(unknown[name].encode(), owned[name].encode())
+        assert there.content == expected
+        assert without_date(there) == without_date(nowhere)
         checked += 1
     assert checked >= 10
     assert client.get(f"/v1/jobs/{job['id']}", headers=theirs).json()["state"] == "succeeded"
@@ -124,12 +133,15 @@ def test_ids_of_other_projects_are_unknown_on_every_route_in_identical_bytes(ser
     assert their_key["id"] not in client.get("/v1/keys").text
 
 
-def pair(unknown, ours, owned):
-    (name,) = owned
-    return unknown[name], ours[name]
+def upload(client, headers):
+    file = io.BytesIO()
+    np.savez(file, inputs=np.eye(4), labels=np.arange(4) % 2)
+    answer = client.post("/v1/datasets", data={"name": "x"}, files={"file": file.getvalue()}, headers=headers)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
 
 
-def drop_date(answer):
+def without_date(answer):
     return {name: value for name, value in answer.headers.items() if name != "date"}
 
 
@@ -352,6 +364,17 @@ def test_of_fifty_parallel_posts_exactly_as_many_are_queued_as_may_be(settings, 
         client.post(f"/v1/jobs/{first}/cancel")
         assert client.post("/v1/jobs", json=document()).status_code == 202
         assert_problem(client.post(f"/v1/jobs/{first}/retry"), 429, "quota_exceeded")
+
+
+def test_uploads_are_refused_beyond_the_stored_bytes(settings):
+    file = io.BytesIO()
+    np.savez(file, inputs=np.eye(4), labels=np.arange(4) % 2)
+    sent = {"data": {"name": "x"}, "files": {"file": file.getvalue()}}
+    with serving(settings.model_copy(update={"quota_stored_bytes": 100})) as client:
+        problem = assert_problem(client.post("/v1/datasets", **sent), 429, "quota_exceeded")
+        assert (problem["quota"], problem["used"]) == ("stored_bytes", 0)
+        assert client.get("/v1/datasets").json()["data"] == []
+        assert client.get("/v1/project").json()["quotas"]["stored_bytes"]["used"] == 0
 
 
 def test_more_requests_than_threads_and_connections_wait_for_each_other_in_no_circle(client):
