@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -31,12 +31,16 @@ from core.store.errors import (
     IdempotencyConflict,
     IdempotentJobDeleted,
     InvalidCursor,
+    LastAdminKey,
     NothingLearned,
     Pruned,
+    QuotaExceeded,
     StateConflict,
+    TooManyKeys,
     UnknownDelivery,
     UnknownIteration,
     UnknownJob,
+    UnknownKey,
     UnknownUpload,
 )
 
@@ -50,6 +54,37 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
 
     def __init__(self) -> None:
         super().__init__("missing or unknown API key; send the header Authorization: Bearer rg_…")
+
+
+class Forbidden(CoreError):  # noqa: N818
+    """A key that may not do this."""
+
+    code = "forbidden"
+
+    def __init__(self, needed: str, scopes: Iterable[str]) -> None:
+        self.needed = needed
+        has = ", ".join(sorted(scopes)) or "none"
+        super().__init__(f"this needs an API key with the scope {needed}; yours has: {has}")
+
+    def details(self) -> dict[str, Any]:
+        """The scope that is missing."""
+        return {"scope": self.needed}
+
+
+class RateLimited(CoreError):  # noqa: N818
+    """Too many requests in too short a time."""
+
+    code = "rate_limited"
+
+    def __init__(self, policy: str, limit: int, window_seconds: int, retry_after: int) -> None:
+        self.retry_after = retry_after
+        self.headers = {
+            "RateLimit-Policy": f'"{policy}";q={limit};w={window_seconds}',
+            "RateLimit": f'"{policy}";r=0;t={retry_after}',
+        }
+        super().__init__(
+            f"more than {limit} {policy} in {window_seconds} seconds; try again in {retry_after}, and ask less often"
+        )
 
 
 class UnsupportedMediaType(CoreError):  # noqa: N818
@@ -95,7 +130,9 @@ class InvalidParameter(CoreError):  # noqa: N818
 
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
+    Forbidden: 403,
     UnknownJob: 404,
+    UnknownKey: 404,
     UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
@@ -103,6 +140,8 @@ STATUS: Mapping[type[CoreError], int] = {
     UnknownUpload: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    LastAdminKey: 409,
+    TooManyKeys: 409,
     DatasetInUse: 409,
     IdempotencyConflict: 409,
     IdempotentJobDeleted: 410,
@@ -115,6 +154,8 @@ STATUS: Mapping[type[CoreError], int] = {
     InvalidParameter: 422,
     InvalidCursor: 422,
     PlanFailed: 422,
+    QuotaExceeded: 429,
+    RateLimited: 429,
     StorageUnavailable: 503,
     Busy: 503,
 }
@@ -154,7 +195,16 @@ def _core_error(request: Request, error: Exception) -> JSONResponse:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
     if status is None:
         return _unexpected(request, error)
-    return problem(status, error.code, str(error), headers=_HEADERS.get(type(error)), **error.details())
+    return problem(status, error.code, str(error), headers=_headers(error), **error.details())
+
+
+def _headers(error: CoreError) -> dict[str, str]:
+    headers = dict(_HEADERS.get(type(error), {}))
+    if isinstance(error, RateLimited):
+        headers |= error.headers
+    if isinstance(error, QuotaExceeded | RateLimited) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return headers
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:

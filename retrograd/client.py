@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
@@ -297,6 +297,24 @@ class Client:
     def preset(self, name: str) -> Json:
         """A preset's specification, to be changed and given to `create_job`."""
         return self._json("GET", f"/v1/presets/{quote(name, safe='')}")
+
+    # Project and keys
+
+    def project(self) -> Json:
+        """The project that this key speaks for: its name, its quotas, and what is used of each."""
+        return self._json("GET", "/v1/project")
+
+    def api_keys(self) -> list[Json]:
+        """API keys of the project, but for themselves. Needs the scope admin, as all about keys."""
+        return list(self._json("GET", "/v1/keys")["data"])
+
+    def create_api_key(self, name: str, scopes: Sequence[str]) -> Json:
+        """Make a key; its `key` is shown this once."""
+        return self._json("POST", "/v1/keys", json={"name": name, "scopes": list(scopes)})
+
+    def revoke_api_key(self, key_id: str) -> None:
+        """Have a key refused from now on."""
+        self._request("DELETE", f"/v1/keys/{quote(key_id, safe='')}")
 
     # Transport
 

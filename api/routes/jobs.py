@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import etags
-from api.deps import ProjectDep, SessionDep, SettingsDep
+from api.deps import ProjectDep, QuotasDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
 from api.plans import Planner
 from api.schemas import (
@@ -76,6 +76,7 @@ def create_job(
     session: SessionDep,
     settings: SettingsDep,
     request: Request,
+    quotas: QuotasDep,
     response: Response,
     preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
     asked: Annotated[
@@ -94,7 +95,7 @@ def create_job(
     webhook = _webhook(asked, settings)
     if dry_run:
         spec, uploaded = datasets.pin(session, project, spec)
-        groups = _groups(spec, settings, uploaded)
+        groups = _groups(spec, uploaded, settings.max_parameters, quotas.hyperparameters_per_job)
         session.commit()  # a plan takes seconds, and needs no database
         return _planned(request.app.state.planner, spec, preset, groups)
 
@@ -106,8 +107,9 @@ def create_job(
             pinned,
             preset=preset,
             queue=settings.queue,
-            groups=_groups(pinned, settings, uploaded),
+            groups=_groups(pinned, uploaded, settings.max_parameters, quotas.hyperparameters_per_job),
             max_snapshot_bytes=settings.max_snapshot_bytes,
+            limits=quotas,
         )
         if webhook is not None:
             webhooks.attach(session, job.id, *webhook)
@@ -178,15 +180,19 @@ def pause_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: 
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume a job")
-def resume_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+def resume_job(
+    job_id: UUID, project: ProjectDep, session: SessionDep, quotas: QuotasDep, response: Response
+) -> JobRead:
     """Queue a paused job again."""
-    return _read(session, jobs.resume(session, project, job_id), response)
+    return _read(session, jobs.resume(session, project, job_id, quotas), response)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a job")
-def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+def retry_job(
+    job_id: UUID, project: ProjectDep, session: SessionDep, quotas: QuotasDep, response: Response
+) -> JobRead:
     """Queue a failed or cancelled job again; it goes on after its last finished meta-iteration."""
-    return _read(session, jobs.retry(session, project, job_id), response)
+    return _read(session, jobs.retry(session, project, job_id, quotas), response)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Delete a job")
@@ -250,30 +256,31 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> tuple[Group, ...]:
+def _groups(
+    spec: JobSpec, uploaded: DatasetInfo | None, max_parameters: int, max_hyperparameters: int
+) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
     groups = groups_for(spec, uploaded)
     parameters = sum(group.size for group in groups)
-    if parameters > settings.max_parameters:
+    if parameters > max_parameters:
         raise InvalidSpec(
             (
                 ("problem", "model", "hidden"),
-                f"a model of {parameters} parameters, more than {settings.max_parameters}; use fewer or narrower "
-                "layers",
+                f"a model of {parameters} parameters, more than {max_parameters}; use fewer or narrower layers",
             )
         )
     layouts = layouts_of(spec, groups)
     for name, layout in layouts.items():
-        if layout.size > settings.max_hyperparameters:
+        if layout.size > max_hyperparameters:
             raise InvalidSpec(
                 (
                     ("hyperparameters", name),
-                    f"{layout.size} values, more than {settings.max_hyperparameters}; use fewer examples, a smaller "
+                    f"{layout.size} values, more than {max_hyperparameters}; use fewer examples, a smaller "
                     "model, or fewer axes (per)",
                 )
             )
     learned = count_learned(layouts)
-    if learned * spec.meta.seeds_per_iteration > settings.max_hyperparameters * _MOST_HYPERGRADIENTS:
+    if learned * spec.meta.seeds_per_iteration > max_hyperparameters * _MOST_HYPERGRADIENTS:
         raise InvalidSpec(
             (
                 ("meta", "seeds_per_iteration"),
@@ -281,11 +288,11 @@ def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> 
                 "together; use fewer seeds",
             )
         )
-    if learned > settings.max_hyperparameters:
+    if learned > max_hyperparameters:
         raise InvalidSpec(
             (
                 ("hyperparameters",),
-                f"{learned} values to learn, more than {settings.max_hyperparameters}; learn fewer, or let them "
+                f"{learned} values to learn, more than {max_hyperparameters}; learn fewer, or let them "
                 "differ along fewer axes (per)",
             )
         )

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     """What can happen to a job."""
 
     CREATED = "created"
+    HELD = "held"  # a worker could have taken it, but for its project's quotas
     STARTED = "started"  # a worker took it
     BEGUN = "begun"  # losses at its start are known
     TRIAL = "trial"  # of the search before the descent

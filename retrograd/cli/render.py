@@ -137,6 +137,22 @@ def presets_table(presets: Iterable[Json]) -> Table:
     return table
 
 
+def keys_table(keys: Iterable[Json]) -> Table:
+    """One line a key."""
+    table = Table("key", "name", "scopes", "created", "last used", "", "id", box=None, pad_edge=False)
+    for key in keys:
+        table.add_row(
+            f"{key['prefix']}…",
+            escape(key["name"]),
+            ", ".join(key["scopes"]),
+            key["created_at"][:16],
+            (key["last_used_at"] or "never")[:16],
+            f"[red]revoked {key['revoked_at'][:16]}[/]" if key["revoked_at"] else "",
+            key["id"],
+        )
+    return table
+
+
 def datasets_table(datasets: Iterable[Json]) -> Table:
     """One line a data set."""
     table = Table("data set", "name", "inputs", "classes", "bytes", "uploaded", box=None, pad_edge=False)
