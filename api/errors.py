@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,16 +16,32 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
-from core.errors import CoreError, InvalidSpec, UnknownFigure
+from core.errors import (
+    CoreError,
+    DatasetTooLarge,
+    InvalidDataset,
+    InvalidSpec,
+    StorageUnavailable,
+    UnknownFigure,
+    UnsupportedDataset,
+)
 from core.presets import UnknownPreset
 from core.store.errors import (
+    DatasetInUse,
+    IdempotencyConflict,
+    IdempotentJobDeleted,
     InvalidCursor,
+    LastAdminKey,
     NothingLearned,
     Pruned,
+    QuotaExceeded,
     StateConflict,
+    TooManyKeys,
     UnknownDelivery,
     UnknownIteration,
     UnknownJob,
+    UnknownKey,
+    UnknownUpload,
 )
 
 log = logging.getLogger(__name__)
@@ -40,13 +56,44 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
         super().__init__("missing or unknown API key; send the header Authorization: Bearer rg_…")
 
 
+class Forbidden(CoreError):  # noqa: N818
+    """A key that may not do this."""
+
+    code = "forbidden"
+
+    def __init__(self, needed: str, scopes: Iterable[str]) -> None:
+        self.needed = needed
+        has = ", ".join(sorted(scopes)) or "none"
+        super().__init__(f"this needs an API key with the scope {needed}; yours has: {has}")
+
+    def details(self) -> dict[str, Any]:
+        """The scope that is missing."""
+        return {"scope": self.needed}
+
+
+class RateLimited(CoreError):  # noqa: N818
+    """Too many requests in too short a time."""
+
+    code = "rate_limited"
+
+    def __init__(self, policy: str, limit: int, window_seconds: int, retry_after: int) -> None:
+        self.retry_after = retry_after
+        self.headers = {
+            "RateLimit-Policy": f'"{policy}";q={limit};w={window_seconds}',
+            "RateLimit": f'"{policy}";r=0;t={retry_after}',
+        }
+        super().__init__(
+            f"more than {limit} {policy} in {window_seconds} seconds; try again in {retry_after}, and ask less often"
+        )
+
+
 class UnsupportedMediaType(CoreError):  # noqa: N818
-    """A body that does not say it is JSON."""
+    """A body that does not say it is what the route reads."""
 
     code = "unsupported_media_type"
 
-    def __init__(self, given: str) -> None:
-        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
+    def __init__(self, given: str, wanted: str = "application/json") -> None:
+        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: {wanted}")
 
 
 class Busy(CoreError):  # noqa: N818
@@ -58,38 +105,63 @@ class Busy(CoreError):  # noqa: N818
         super().__init__(f"{what}; try again in a few seconds")
 
 
+class PlanFailed(CoreError):  # noqa: N818
+    """A job that cannot be planned with what a plan may take, or not at all."""
+
+    code = "plan_failed"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no plan could be made: {why}")
+
+
 class InvalidParameter(CoreError):  # noqa: N818
-    """A query parameter, or a combination of them, that makes no sense."""
+    """A query parameter or header, or a combination of them, that makes no sense."""
 
     code = "invalid_parameter"
 
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
+    def __init__(self, name: str, message: str, where: str = "query") -> None:
+        self.name, self.where = name, where
         super().__init__(f"{name}: {message}")
 
     def details(self) -> dict[str, Any]:
         """Which parameter, in the form that bodies' errors have."""
-        return {"errors": [{"loc": ["query", self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
+        return {"errors": [{"loc": [self.where, self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
 
 
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
+    Forbidden: 403,
     UnknownJob: 404,
+    UnknownKey: 404,
     UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
+    UnknownUpload: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    LastAdminKey: 409,
+    TooManyKeys: 409,
+    DatasetInUse: 409,
+    IdempotencyConflict: 409,
+    IdempotentJobDeleted: 410,
     Pruned: 410,
+    DatasetTooLarge: 413,
     UnsupportedMediaType: 415,
+    UnsupportedDataset: 415,
+    InvalidDataset: 422,
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    PlanFailed: 422,
+    QuotaExceeded: 429,
+    RateLimited: 429,
+    StorageUnavailable: 503,
     Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
     Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
+    StorageUnavailable: {"Retry-After": "30"},
     Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -123,7 +195,16 @@ def _core_error(request: Request, error: Exception) -> JSONResponse:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
     if status is None:
         return _unexpected(request, error)
-    return problem(status, error.code, str(error), headers=_HEADERS.get(type(error)), **error.details())
+    return problem(status, error.code, str(error), headers=_headers(error), **error.details())
+
+
+def _headers(error: CoreError) -> dict[str, str]:
+    headers = dict(_HEADERS.get(type(error), {}))
+    if isinstance(error, RateLimited):
+        headers |= error.headers
+    if isinstance(error, QuotaExceeded | RateLimited) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return headers
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -175,6 +175,33 @@ class InvalidDataset(CoreError):  # noqa: N818
     code = "invalid_dataset"
 
 
+class DatasetTooLarge(InvalidDataset):
+    """Data that hold, or inflate to, more than is taken."""
+
+    code = "dataset_too_large"
+
+
+class UnsupportedDataset(CoreError):  # noqa: N818
+    """Data of a kind that is not read here."""
+
+    code = "unsupported_media_type"
+
+
+class StorageUnavailable(CoreError):  # noqa: N818
+    """Uploaded data cannot be kept or fetched."""
+
+    code = "storage_unavailable"
+
+
+class DamagedBlob(CoreError):  # noqa: N818
+    """Stored bytes that are no longer what they were, or not there."""
+
+    code = "damaged_blob"
+
+    def __init__(self, sha256: str, what: str) -> None:
+        super().__init__(f"the stored bytes with SHA-256 {sha256} {what}; upload the data again")
+
+
 class InvalidSpec(CoreError):  # noqa: N818
     """A job specification that cannot be run. `errors` lists (path of the field, what is wrong and the remedy)."""
 

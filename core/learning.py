@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from core import engines
+from core.datasets import GivenData
 from core.diagnostics import (
     adjoint_growth,
     finite_difference_check,
@@ -22,7 +23,7 @@ from core.diagnostics import (
     naive_reversal,
     path,
 )
-from core.engines import Engine, Problem, hybrid, reversible, unrolled
+from core.engines import Engine, EnginePlan, Problem, hybrid, plan, reversible, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
 from core.errors import UNTRAINABLE, UncertifiedGradient
@@ -57,12 +58,18 @@ class Learner:
 
     @classmethod
     def from_spec(
-        cls, spec: JobSpec, *, interrupt: Callable[[], None] = lambda: None, keep_in: Path | None = None
+        cls,
+        spec: JobSpec,
+        *,
+        given: GivenData | None = None,
+        interrupt: Callable[[], None] = lambda: None,
+        keep_in: Path | None = None,
     ) -> Learner:
         """Load the data and set up the problem.
 
         Args:
             spec: the job.
+            given: its data, where they were uploaded.
             interrupt: called between jitted segments, about once a second or more often; what it raises ends the
                 learning.
             keep_in: folder of this job, where stretches of a training with checkpoints are kept: see `hybrid`.
@@ -70,7 +77,7 @@ class Learner:
         Raises:
             InvalidSpec: a data set is missing, damaged or smaller than the split.
         """
-        return cls(spec, inner_problem(spec), interrupt, keep_in)
+        return cls(spec, inner_problem(spec, given), interrupt, keep_in)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -269,6 +276,22 @@ class Learner:
             )
             found[f"learning_curve.{which}"] = walked.losses
         return found
+
+    def plan(self) -> EnginePlan:
+        """What one hypergradient at the job's start takes, by each engine that a specification can name."""
+        return plan(
+            self._problem(0),
+            self.initial(),
+            optimizer=self._optimizer,
+            num_steps=self.spec.training.num_steps,
+            key=self._keys(0)[0],
+            engines=list({one.name: one for one in (unrolled(), reversible(), self._engine())}.values()),
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the job's hypergradients."""
+        return self._engine()
 
     def provenance(self) -> dict[str, Any]:
         """What the result depends on, as JSON values."""

@@ -20,6 +20,7 @@ from worker import scratch, tidy
 from worker.app import RUN_JOB, app
 from worker.lease import HeldLease, leased
 from worker.signals import stopping
+from worker.uploads import fetched
 
 if TYPE_CHECKING:
     from core.learning import Learner
@@ -45,7 +46,7 @@ def learn(lease: HeldLease, job_id: UUID, keep_in: Path | None = None) -> None:
 
     work = lease.run(leases.work)
     folder = scratch.folder_for(keep_in, job_id) if work.spec.training.checkpoints > 1 else None
-    learner = Learner.from_spec(work.spec, interrupt=lease.check, keep_in=folder)
+    learner = Learner.from_spec(work.spec, given=fetched(lease, work.spec), interrupt=lease.check, keep_in=folder)
     trials = list(work.trials)
     for trial in learner.search(trials):
         trials.append(trial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,7 @@ from core.spec.problems import (
     Problem,
     Split,
     ToyProblem,
+    UploadedDataset,
 )
 
 MAX_STEPS = 1_000_000
@@ -148,6 +149,19 @@ class JobSpec(Part):
         if self.kind == "hypergradient":
             return self.seeds.count
         return self.meta.num_iterations if self.scan is None else self.scan.num_points
+
+    @property
+    def uploaded(self) -> UploadedDataset | None:
+        """The uploaded data that it is about, if it is."""
+        dataset = self.problem.dataset if isinstance(self.problem, ClassifierProblem) else None
+        return dataset if isinstance(dataset, UploadedDataset) else None
+
+    def pinned(self, sha256: str) -> JobSpec:
+        """The same about uploaded data of this digest: an id means something to one server only."""
+        if self.uploaded is None:
+            raise ValueError("the job is not about uploaded data")
+        dataset = self.uploaded.model_copy(update={"sha256": sha256})
+        return self.model_copy(update={"problem": self.problem.model_copy(update={"dataset": dataset})})
 
     @model_validator(mode="after")
     def _starts_are_said(self) -> JobSpec:
@@ -301,8 +315,15 @@ class JobSpec(Part):
             )
 
     def sha256(self) -> str:
-        """Digest of the canonical JSON of everything but the name."""
-        document = self.model_dump(mode="json", exclude={"name"})
+        """Digest of the canonical JSON of everything but the name, and the id of data whose digest stands beside it."""
+        unneeded: dict[str, Any] = {"name": True}
+        if self.uploaded is not None and self.uploaded.sha256 is not None:
+            unneeded["problem"] = {"dataset": {"id"}}
+        if self.training.checkpoints == 1:
+            unneeded["training"] = {
+                "checkpoints"
+            }  # the digests of specifications from before there were any stay true
+        document = self.model_dump(mode="json", exclude=unneeded)
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -339,5 +360,6 @@ __all__ = [
     "TaskMixing",
     "ToyProblem",
     "Training",
+    "UploadedDataset",
     "WarmStart",
 ]

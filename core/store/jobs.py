@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,14 +11,17 @@ from sqlalchemy import Update, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.hyperparameters import Group, Layout, count_learned, layouts_of
+from core.quotas import Quotas
 from core.spec import JobSpec
-from core.store import events, outbox
+from core.store import cursors, events, outbox, quotas
 from core.store.arrays import as_json
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
 from core.store.events import Kind
 from core.store.models import ENDED, UNENDED, Job, State
 
 _BYTES_PER_VALUE = 8
+_KEPT_ITERATIONS = 3  # initial, best and last, where not all are kept
+_CHECKPOINT_COPIES = 2  # of the values, that an outer optimizer's state holds at most
 _MOST_AT_ONCE = 500
 
 
@@ -46,28 +47,39 @@ def create(
     queue: str,
     groups: tuple[Group, ...],
     max_snapshot_bytes: int,
+    limits: Quotas | None = None,
 ) -> Job:
-    """Queue a job."""
+    """Queue a job.
+
+    Raises:
+        QuotaExceeded: it would exceed its project's limits.
+    """
     num_hyperparameters = count_learned(layouts_of(spec, groups))
     num_iterations = spec.num_iterations
-    snapshot_bytes = num_hyperparameters * _BYTES_PER_VALUE * (num_iterations + 1)
+    value_bytes = num_hyperparameters * _BYTES_PER_VALUE
+    keeps_every_iteration = value_bytes * (num_iterations + 1) <= max_snapshot_bytes
+    kept = num_iterations + 1 if keeps_every_iteration else _KEPT_ITERATIONS
     job = Job(
         project_id=project_id,
         name=spec.name,
         preset=preset,
         spec=as_json(spec.model_dump(mode="json")),
         spec_sha256=spec.sha256(),
+        dataset_id=None if spec.uploaded is None else spec.uploaded.id,
         queue=queue,
         groups=[{"name": group.name, "shape": list(group.shape)} for group in groups],
         num_hyperparameters=num_hyperparameters,
         num_iterations=num_iterations,
-        keeps_every_iteration=snapshot_bytes <= max_snapshot_bytes,
+        keeps_every_iteration=keeps_every_iteration,
+        stored_bytes=value_bytes * (kept + _CHECKPOINT_COPIES),
     )
     session.add(job)
     session.flush()
     outbox.add(session, job.id, queue)
     events.record(session, job.id, Kind.CREATED)
     session.refresh(job)
+    if limits is not None:
+        quotas.check(session, project_id, limits, queued=1, added_bytes=job.stored_bytes)
     return job
 
 
@@ -105,7 +117,7 @@ def page(
     query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     found = session.scalars(query).all()
     more = len(found) > limit
-    return Page(found[:limit], _cursor(found[limit - 1]) if more else None)
+    return Page(found[:limit], cursors.encode(found[limit - 1].created_at, found[limit - 1].id) if more else None)
 
 
 def cancel(session: Session, project_id: UUID, job_id: UUID) -> Job:
@@ -146,8 +158,12 @@ def pause(session: Session, project_id: UUID, job_id: UUID) -> Job:
     )
 
 
-def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
-    """Queue a paused job again, or let a running one that was to be paused go on. It continues from its checkpoint."""
+def resume(session: Session, project_id: UUID, job_id: UUID, limits: Quotas | None = None) -> Job:
+    """Queue a paused job again, or let a running one that was to be paused go on. It continues from its checkpoint.
+
+    Raises:
+        QuotaExceeded: no more jobs of the project may be queued.
+    """
     paused = Job.state == State.PAUSED
     job = _change(
         session,
@@ -157,6 +173,7 @@ def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
         .where(paused | Job.pause_requested)
         .values(
             pause_requested=False,
+            held=False,
             state=case((paused, State.QUEUED), else_=Job.state),
             published_at=case((paused, func.clock_timestamp()), else_=Job.published_at),
         ),
@@ -166,11 +183,17 @@ def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
     )
     if job.state == State.QUEUED:
         outbox.add(session, job.id, job.queue)
+        if limits is not None:
+            quotas.check(session, project_id, limits, queued=1)
     return job
 
 
-def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
-    """Queue a failed or cancelled job again; it goes on from its checkpoint if it has one."""
+def retry(session: Session, project_id: UUID, job_id: UUID, limits: Quotas | None = None) -> Job:
+    """Queue a failed or cancelled job again; it goes on from its checkpoint if it has one.
+
+    Raises:
+        QuotaExceeded: no more jobs of the project may be queued.
+    """
     job = _change(
         session,
         project_id,
@@ -179,6 +202,7 @@ def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
         .where(Job.state.in_((State.FAILED, State.CANCELLED)))
         .values(
             state=State.QUEUED,
+            held=False,
             cancel_requested=False,
             pause_requested=False,
             error=None,
@@ -191,6 +215,8 @@ def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
         kinds={State.QUEUED: Kind.RETRIED},
     )
     outbox.add(session, job.id, job.queue)
+    if limits is not None:
+        quotas.check(session, project_id, limits, queued=1)
     return job
 
 
@@ -251,17 +277,9 @@ def _is(project_id: UUID, job_id: UUID) -> tuple[Any, Any]:
     return Job.id == job_id, Job.project_id == project_id
 
 
-def _cursor(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()} {job.id}".encode()).decode().rstrip("=")
-
-
 def _place(cursor: str) -> tuple[datetime, UUID]:
+    created_at, job_id = cursors.decode(cursor)
     try:
-        decoded = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
-        created_at, _, job_id = decoded.partition(" ")
-        place = datetime.fromisoformat(created_at), UUID(job_id)
-    except (ValueError, binascii.Error) as error:
+        return created_at, UUID(job_id)
+    except ValueError as error:
         raise InvalidCursor from error
-    if place[0].tzinfo is None:
-        raise InvalidCursor
-    return place

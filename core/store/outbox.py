@@ -77,7 +77,7 @@ def republish(session: Session, queue: str, seconds: float, *, drained: bool) ->
 
 def _overdue(seconds: float) -> ColumnElement[bool]:
     age = timedelta(seconds=seconds)
-    return (Job.state == State.QUEUED) & (Job.published_at < func.clock_timestamp() - age)
+    return (Job.state == State.QUEUED) & ~Job.held & (Job.published_at < func.clock_timestamp() - age)
 
 
 class Listener:

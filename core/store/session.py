@@ -32,7 +32,7 @@ def open_store(url: str, *, application: str = "retrograd") -> sessionmaker[Sess
         url,
         pool_pre_ping=True,  # a restarted server costs a reconnect, not an error
         pool_size=5,
-        max_overflow=35,  # as many as the API has threads
+        max_overflow=35,  # more than the API lets requests use at once: streams and health checks need some too
         pool_timeout=10,
         connect_args={**_CONNECT, "application_name": application},
         json_serializer=partial(json.dumps, allow_nan=False),

@@ -184,6 +184,7 @@ class Stack:
             "RETROGRAD_DATABASE_URL": database_url,
             "RETROGRAD_BROKER_URL": broker_url,
             "RETROGRAD_BOOTSTRAP_API_KEY": self.api_key,
+            "RETROGRAD_STORAGE_URL": str(folder / "blobs"),
             "TMPDIR": str(_empty(folder / "tmp")),  # signs of life lie there: not those of another stack
             "PYTHONSAFEPATH": "1",  # a folder called `api` or `worker` where we run must not be imported
             "PYTHONUNBUFFERED": "1",

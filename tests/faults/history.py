@@ -24,7 +24,7 @@ _WORK = ("begun", "trial", "iteration")
 _BESIDE = ("webhook_disabled", "webhook_enabled")  # may happen at any time, and change no state
 _STATES: Mapping[str, Mapping[str, str]] = {
     "none": {"created": "queued"},
-    "queued": {"started": "running", "paused": "paused", "cancelled": "cancelled"},
+    "queued": {"held": "queued", "started": "running", "paused": "paused", "cancelled": "cancelled"},
     "running": {
         **dict.fromkeys(_WORK, "running"),
         "pause_requested": "pausing",
@@ -93,6 +93,7 @@ class History:
     attempt: int
     lease_epoch: int
     lease_expired: bool
+    held: bool  # it waits for its project's quotas
     last_event: int
     meta_iteration: int
     best_iteration: int | None
@@ -143,6 +144,7 @@ def read(session: Session, seen: Mapping[UUID, Sequence[str]] | None = None) -> 
             attempt=job.attempt,
             lease_epoch=job.lease_epoch,
             lease_expired=bool(expired),
+            held=job.held,
             last_event=job.last_event,
             meta_iteration=job.meta_iteration,
             best_iteration=job.best_iteration,
@@ -269,8 +271,8 @@ def _seen(history: History) -> Iterator[str]:
 
 
 def _waiting(history: History) -> Iterator[str]:
-    """At rest a job has ended, or waits for its owner."""
-    if history.state not in (*ENDS, "paused"):
+    """At rest a job has ended, or waits for its owner or its project's quotas."""
+    if history.state not in (*ENDS, "paused") and not history.held:
         yield f"stuck: still {history.state}" + (" with a lease that ran out" if history.lease_expired else "")
 
 

@@ -87,6 +87,7 @@ def good():
         attempt=2,
         lease_epoch=2,
         lease_expired=False,
+        held=False,
         last_event=8,
         meta_iteration=2,
         best_iteration=1,
