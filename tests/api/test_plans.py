@@ -127,7 +127,7 @@ def test_one_plan_is_made_at_a_time_and_meanwhile_all_else_goes_on(settings, ses
         finally:
             go_on.touch()
         assert first.result().status_code == 200
-    assert plan(client).status_code == 200
+        assert plan(client).status_code == 200
 
 
 def test_closing_ends_the_plan_that_is_being_made(settings):
