@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -44,13 +44,17 @@ ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 
 def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
     """Keep an event of a job that this transaction changes; returns its number."""
-    number = session.execute(
-        update(Job).where(Job.id == job_id).values(last_event=Job.last_event + 1).returning(Job.last_event)
-    ).scalar_one()
-    row = {"job_id": job_id, "number": number, "kind": kind.value, "data": as_json(data)}
-    session.execute(insert(Event).values(row))
-    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
-    return number
+    numbered = (
+        update(Job.__table__)
+        .where(Job.id == job_id)
+        .values(last_event=Job.last_event + 1)
+        .returning(Job.id, Job.last_event)
+        .cte("numbered")
+    )
+    row = select(numbered.c.id, numbered.c.last_event, literal(kind.value), literal(as_json(data), Event.data.type))
+    statement = insert(Event).from_select(["job_id", "number", "kind", "data"], row)
+    # one statement, as every round trip holds the job's lock for longer
+    return session.execute(statement.returning(Event.number, func.pg_notify(CHANNEL, str(job_id)))).scalar_one()
 
 
 def page(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequence[Event]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Update, case, delete, func, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from core.hyperparameters import Group, Layout, count_learned, layouts_of
 from core.spec import JobSpec
@@ -22,6 +22,9 @@ from core.store.models import ENDED, UNENDED, Job, State
 
 _BYTES_PER_VALUE = 8
 _MOST_AT_ONCE = 500
+_LISTED = [  # most of a row's bytes, which no list shows
+    defer(column, raiseload=True) for column in (Job.spec, Job.groups, Job.losses, Job.provenance)
+]
 
 
 class Page(NamedTuple):
@@ -95,7 +98,7 @@ def page(
     limit: int = 20,
 ) -> Page:
     """Jobs of the project, newest first, from the cursor `after` on."""
-    query = select(Job).where(Job.project_id == project_id)
+    query = select(Job).options(*_LISTED).where(Job.project_id == project_id)
     if state is not None:
         query = query.where(Job.state == state)
     if preset is not None:
@@ -105,7 +108,12 @@ def page(
     query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     found = session.scalars(query).all()
     more = len(found) > limit
-    return Page(found[:limit], _cursor(found[limit - 1]) if more else None)
+    return Page(found[:limit], cursor_after(found[limit - 1]) if more else None)
+
+
+def cursor_after(job: Job) -> str:
+    """Where the page after this job begins."""
+    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()} {job.id}".encode()).decode().rstrip("=")
 
 
 def cancel(session: Session, project_id: UUID, job_id: UUID) -> Job:
@@ -249,10 +257,6 @@ def _change(
 
 def _is(project_id: UUID, job_id: UUID) -> tuple[Any, Any]:
     return Job.id == job_id, Job.project_id == project_id
-
-
-def _cursor(job: Job) -> str:
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()} {job.id}".encode()).decode().rstrip("=")
 
 
 def _place(cursor: str) -> tuple[datetime, UUID]:

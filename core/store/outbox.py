@@ -20,8 +20,8 @@ _BATCH = 100
 
 def add(session: Session, job_id: UUID, queue: str) -> None:
     """Have the job's workers woken once this transaction commits."""
-    session.execute(insert(WakeUp).values(job_id=job_id, queue=queue).on_conflict_do_nothing())
-    session.execute(select(func.pg_notify(_CHANNEL, "")))
+    statement = insert(WakeUp).values(job_id=job_id, queue=queue).on_conflict_do_nothing()
+    session.execute(statement.returning(func.pg_notify(_CHANNEL, "")))
 
 
 def is_empty(session: Session) -> bool:
