@@ -45,13 +45,15 @@ ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
     """Keep an event of a job that this transaction changes; returns its number."""
     numbered = (
-        update(Job.__table__)
+        update(Job)
         .where(Job.id == job_id)
         .values(last_event=Job.last_event + 1)
         .returning(Job.id, Job.last_event)
         .cte("numbered")
     )
-    row = select(numbered.c.id, numbered.c.last_event, literal(kind.value), literal(as_json(data), Event.data.type))
+    row = select(
+        numbered.c.id, numbered.c.last_event, literal(kind.value), literal(as_json(data), Event.data.type)
+    )
     statement = insert(Event).from_select(["job_id", "number", "kind", "data"], row)
     # one statement, as every round trip holds the job's lock for longer
     return session.execute(statement.returning(Event.number, func.pg_notify(CHANNEL, str(job_id)))).scalar_one()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
-from core.store import events, iterations, learned, measured, outbox, trials
+from core.store import clock, events, iterations, learned, measured, outbox, trials
 from core.store.arrays import as_json
 from core.store.errors import Fenced, WorkerLost
 from core.store.events import Kind
@@ -210,7 +210,7 @@ def reap(session: Session, max_attempts: int) -> int:
         .where(
             Job.id.in_(
                 select(Job.id)
-                .where(Job.state == State.RUNNING, Job.lease_expires_at < func.clock_timestamp())
+                .where(Job.state == State.RUNNING, Job.lease_expires_at < clock.now())
                 .with_for_update(skip_locked=True)
             )
         )

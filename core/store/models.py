@@ -124,6 +124,9 @@ class Job(Base):
         Index("ix_jobs_project_id_state_created_at_id", "project_id", "state", "created_at", "id"),
         Index("ix_jobs_project_id_preset_created_at_id", "project_id", "preset", "created_at", "id"),
         Index(
+            "ix_jobs_project_id_preset_state_created_at_id", "project_id", "preset", "state", "created_at", "id"
+        ),
+        Index(
             "ix_jobs_unended",
             "project_id",
             "state",
@@ -352,6 +355,7 @@ class WakeUp(Base):
     """A message about a queued job that is still to be published."""
 
     __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_created_at", "created_at"),)
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     queue: Mapped[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, make_url, select, up
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from core.store import clock
 from core.store.models import Job, State, WakeUp
 
 _CHANNEL = "retrograd_outbox"
@@ -51,25 +52,38 @@ def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
 
 def overdue_queues(session: Session, seconds: float) -> list[str]:
     """Queues with a job that was woken so long ago that its message may be lost."""
-    return list(session.scalars(select(Job.queue).where(_overdue(seconds)).distinct().order_by(Job.queue)))
+    # one search for each queue, however many jobs wait in it: from each to the next, and its longest waiting job
+    queued = select(func.min(Job.queue).label("queue")).where(Job.state == State.QUEUED)
+    queues = queued.cte("queues", recursive=True)
+    following = queued.where(Job.queue > queues.c.queue).correlate(queues).scalar_subquery()
+    queues = queues.union_all(select(following).where(queues.c.queue.is_not(None)))
+    first = select(func.min(Job.published_at)).where(Job.state == State.QUEUED, Job.queue == queues.c.queue)
+    overdue = first.correlate(queues).scalar_subquery() < _long_ago(seconds)
+    return list(session.scalars(select(queues.c.queue).where(overdue).order_by(queues.c.queue)))
 
 
 def republish(session: Session, queue: str, seconds: float) -> int:
-    """Put the overdue jobs of a queue into the outbox again; returns how many."""
-    rows = session.execute(
-        update(Job)
-        .where(Job.queue == queue, _overdue(seconds))
-        .values(published_at=func.clock_timestamp())
-        .returning(Job.id)
+    """Put up to a hundred overdue jobs of a queue into the outbox again, those that wait longest; returns how many.
+
+    The others are as overdue in the next round, if the hundred have been taken by then.
+    """
+    longest = (
+        select(Job.id)
+        .where(Job.state == State.QUEUED, Job.queue == queue, Job.published_at < _long_ago(seconds))
+        .order_by(Job.published_at)
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    ids = session.scalars(
+        update(Job).where(Job.id.in_(longest)).values(published_at=func.clock_timestamp()).returning(Job.id)
     ).all()
-    for row in rows:
-        add(session, row.id, queue)
-    return len(rows)
+    for job_id in ids:
+        add(session, job_id, queue)
+    return len(ids)
 
 
-def _overdue(seconds: float) -> ColumnElement[bool]:
-    age = timedelta(seconds=seconds)
-    return (Job.state == State.QUEUED) & (Job.published_at < func.clock_timestamp() - age)
+def _long_ago(seconds: float) -> ColumnElement[datetime]:
+    return clock.now() - timedelta(seconds=seconds)
 
 
 class Listener:

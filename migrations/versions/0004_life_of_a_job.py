@@ -73,6 +73,12 @@ def upgrade() -> None:
         "ix_jobs_project_id_preset_created_at_id", "jobs", ["project_id", "preset", "created_at", "id"]
     )
     op.create_index(
+        "ix_jobs_project_id_preset_state_created_at_id",
+        "jobs",
+        ["project_id", "preset", "state", "created_at", "id"],
+    )
+    op.create_index("ix_outbox_created_at", "outbox", ["created_at"])
+    op.create_index(
         "ix_jobs_unended",
         "jobs",
         ["project_id", "state"],
@@ -146,10 +152,12 @@ def downgrade() -> None:
     )
     for table in ("deliveries", "webhooks", "idempotency_keys", "events"):
         op.drop_table(table)
+    op.drop_index("ix_outbox_created_at", table_name="outbox")
     for index in (
         "dataset_id",
         "ended",
         "unended",
+        "project_id_preset_state_created_at_id",
         "project_id_preset_created_at_id",
         "project_id_state_created_at_id",
     ):
