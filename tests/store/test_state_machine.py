@@ -261,7 +261,7 @@ def run(machine, examples, steps, **options):
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(15, 30), pytest.param(1000, 60, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("examples", "steps"), [(15, 30), pytest.param(250, 50, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_lives_of_jobs_are_as_the_model_says(sessions, examples, steps):
     run(partial(Lives, sessions), examples, steps)
