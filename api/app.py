@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import bootstrap, errors
+from api import bootstrap, errors, queries
 from api.limits import BodyLimit
 from api.routes import figures, health, hyperparameters, jobs, presets
 from api.schemas import Problem
@@ -33,6 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         summary="Learns hyperparameters by gradient descent through whole training runs.",
         lifespan=lifespan,
+        dependencies=[Depends(queries.check)],
         responses={"4XX": {"description": "What is wrong, after RFC 9457", "content": _PROBLEM}},
     )
     app.state.settings = settings

@@ -89,7 +89,8 @@ def cancel_jobs(
     return Cancelled(data=found, more=more)
 
 
-@router.get("/{job_id}", summary="Look at a job")
+# a :uuid, so that /v1/jobs/cancel is nobody's id, and GET is not allowed there
+@router.get("/{job_id:uuid}", summary="Look at a job")
 def get_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
     """State, progress, losses and certificate. `Retry-After` says when to ask again, while it has not ended."""
     return _read(session, jobs.get(session, project, job_id), response)
@@ -119,7 +120,7 @@ def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: 
     return _read(session, jobs.retry(session, project, job_id), response)
 
 
-@router.delete("/{job_id}", status_code=204, summary="Delete a job")
+@router.delete("/{job_id:uuid}", status_code=204, summary="Delete a job")
 def delete_job(job_id: UUID, project: ProjectDep, session: SessionDep) -> None:
     """Delete an ended job and all that it learned."""
     jobs.remove(session, project, job_id)

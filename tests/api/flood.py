@@ -97,6 +97,9 @@ class Flood:
     def text(self):
         return self.draw.choice([*TEXTS, "".join(self.draw.choices(CONTROL, k=self.draw.randint(1, 20)))])
 
+    def wrong(self):
+        return copy.deepcopy(self.draw.choice(WRONG))  # as it may be spoilt in its turn
+
     # kinds of cases
 
     def make_wrong_types(self):
@@ -109,11 +112,11 @@ class Flood:
                 case 0 if isinstance(parent, dict):
                     del parent[key]
                 case 1 if isinstance(parent, dict):
-                    parent[self.text()] = self.draw.choice(WRONG)
+                    parent[self.text()] = self.wrong()
                 case 2:
                     parent[key] = copy.deepcopy(self.draw.choice(self.draw.choice(list(_places(self.spec())))[:1]))
                 case _:
-                    parent[key] = self.draw.choice(WRONG)
+                    parent[key] = self.wrong()
         return self.post(spec)
 
     def make_deep_json(self):
