@@ -18,7 +18,8 @@ RUN pip install --no-deps .
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 retrograd \
-    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/retrograd --create-home --shell /usr/sbin/nologin retrograd
+    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/retrograd --create-home --shell /usr/sbin/nologin retrograd \
+    && install -d -m 700 -o retrograd -g retrograd /storage
 COPY --from=build /opt/retrograd /opt/retrograd
 # safe path: only installed packages are imported, nothing from the working folder
 ENV PATH=/opt/retrograd/bin:$PATH \

@@ -16,9 +16,27 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import invalid
-from core.errors import CoreError, InvalidSpec, UnknownFigure
+from core.errors import (
+    CoreError,
+    DatasetTooLarge,
+    InvalidDataset,
+    InvalidSpec,
+    StorageUnavailable,
+    UnknownFigure,
+    UnsupportedDataset,
+)
 from core.presets import UnknownPreset
-from core.store.errors import InvalidCursor, NothingLearned, Pruned, StateConflict, UnknownIteration, UnknownJob
+from core.store.errors import (
+    DatasetInUse,
+    InvalidCursor,
+    NothingLearned,
+    Pruned,
+    StateConflict,
+    UnknownDelivery,
+    UnknownIteration,
+    UnknownJob,
+    UnknownUpload,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +51,21 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
 
 
 class UnsupportedMediaType(CoreError):  # noqa: N818
-    """A body that does not say it is JSON."""
+    """A body that does not say it is what the route reads."""
 
     code = "unsupported_media_type"
 
-    def __init__(self, given: str) -> None:
-        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: application/json")
+    def __init__(self, given: str, wanted: str = "application/json") -> None:
+        super().__init__(f"cannot read a body of type {given or 'none'}; send Content-Type: {wanted}")
+
+
+class Busy(CoreError):  # noqa: N818
+    """More of this is being done than there is room for."""
+
+    code = "busy"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; try again in a few seconds")
 
 
 class InvalidParameter(CoreError):  # noqa: N818
@@ -58,19 +85,29 @@ class InvalidParameter(CoreError):  # noqa: N818
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
     UnknownJob: 404,
+    UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
     UnknownFigure: 404,
+    UnknownUpload: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    DatasetInUse: 409,
     Pruned: 410,
+    DatasetTooLarge: 413,
     UnsupportedMediaType: 415,
+    UnsupportedDataset: 415,
+    InvalidDataset: 422,
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    StorageUnavailable: 503,
+    Busy: 503,
 }
 _HEADERS: Mapping[type[CoreError], Mapping[str, str]] = {
-    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'}
+    Unauthorized: {"WWW-Authenticate": 'Bearer realm="retrograd"'},
+    StorageUnavailable: {"Retry-After": "30"},
+    Busy: {"Retry-After": "2"},
 }
 _CODES = {400: "malformed_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from core.spec import JobSpec
+from api.schemas import JobRequest
 
 _MAX_ERRORS = 20
 _MAX_SHOWN = 60  # characters of a rejected value
@@ -93,8 +93,8 @@ def _fields_at(location: Location) -> set[str]:
 
 
 def _models_at(location: Location) -> list[type[BaseModel]]:
-    """The models of which one stands at this place of a JobSpec."""
-    models: list[type[BaseModel]] = [JobSpec]
+    """The models of which one stands at this place of a job's request."""
+    models: list[type[BaseModel]] = [JobRequest]
     for part in location:
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
         models = [model for annotation in annotations for model in _models_in(annotation)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,18 +14,20 @@ from api.errors import problem
 class BodyLimit:
     """ASGI middleware that counts bytes as they come."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
-        self._detail = f"the body is larger than {max_bytes} bytes; send a smaller one"
+    def __init__(self, app: ASGIApp, max_bytes: int, of: Mapping[tuple[str, str], int]) -> None:
+        """`of` holds the limits of those methods and paths that have one of their own."""
+        self._app, self._max_bytes, self._of = app, max_bytes, of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 413 to a body declared too large; count the others."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._of.get((scope["method"], scope["path"]), self._max_bytes)
+        detail = f"the body is larger than {max_bytes} bytes; send a smaller one"
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
-            await problem(413, "body_too_large", self._detail)(scope, receive, send)
+        if declared.isdecimal() and int(declared) > max_bytes:
+            await problem(413, "body_too_large", detail)(scope, receive, send)
             return
         received = 0
 
@@ -31,8 +35,8 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise HTTPException(413, self._detail)  # FastAPI lets it pass where it hides other errors
+            if received > max_bytes:
+                raise HTTPException(413, detail)  # FastAPI lets it pass where it hides other errors
             return message
 
         await self._app(scope, counted, send)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from core.receivers import MAX_URL, checked_secret
 from core.spec import JobSpec
-from core.store.models import Job, MetaIteration, State
+from core.store.datasets import Stored
+from core.store.models import Job, MetaIteration, State, Webhook
 
 _ID = "0198c0de-0000-7000-8000-000000000000"
 
@@ -62,6 +64,75 @@ class CertificateRead(BaseModel):
     mode: str | None
 
 
+def _signing(value: Any) -> Any:
+    """In our own words: Pydantic's would show the secret."""
+    return checked_secret(value if isinstance(value, str) else "")
+
+
+class WebhookRequest(BaseModel):
+    """Where to tell the end of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(
+        max_length=MAX_URL,
+        description="https, on a public address; redirects are not followed",
+        json_schema_extra={"format": "uri"},
+        examples=["https://example.com/hook"],
+    )
+    secret: Annotated[str, BeforeValidator(_signing)] | None = Field(
+        None, description="signs what is sent: whsec_ and 24 to 64 bytes in base64. One is made unless given"
+    )
+
+
+class JobRequest(JobSpec):
+    """A job's specification, and what to do beside it, which decides nothing about its result."""
+
+    webhook: WebhookRequest | None = None
+
+    def spec(self) -> JobSpec:
+        """The specification alone."""
+        fields = {name: getattr(self, name) for name in JobSpec.model_fields}
+        return JobSpec.model_construct(_fields_set=self.model_fields_set & fields.keys(), **fields)
+
+
+class WebhookRead(BaseModel):
+    """Where the end of a job is told."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    url: str
+    disabled_at: datetime | None = Field(description="since when its receiver wants no more: it answered 410")
+
+
+class WebhookCreated(WebhookRead):
+    """The same, in the answer to its creation."""
+
+    secret: str = Field(description="what signs deliveries; shown this once")
+
+
+class DeliveryRead(BaseModel):
+    """One message to a webhook."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID = Field(description="the header webhook-id, the same at every attempt")
+    kind: str = Field(examples=["job.succeeded"])
+    attempt: int = Field(description="attempts begun")
+    next_attempt_at: datetime | None = Field(
+        description="null: none will follow. While one is under way, when it would be given up for lost"
+    )
+    delivered_at: datetime | None
+    last_error: str | None
+    created_at: datetime
+
+
+class DeliveryList(BaseModel):
+    """The newest hundred deliveries of a job, newest first."""
+
+    data: list[DeliveryRead]
+
+
 class JobSummary(BaseModel):
     """A job in a list."""
 
@@ -107,11 +178,18 @@ class JobRead(JobSummary):
     provenance: dict[str, Any] | None
     spec: JobSpec
     spec_sha256: str
+    webhook: WebhookRead | None
 
     @classmethod
-    def read(cls, job: Job, certificate: dict[str, Any] | None) -> JobRead:
+    def read(cls, job: Job, certificate: dict[str, Any] | None, webhook: Webhook | None) -> Self:
         """All that there is to say about the job."""
-        return cls.model_validate(cls.columns(job) | {"certificate": certificate})
+        return cls.model_validate(cls.columns(job) | {"certificate": certificate, "webhook": webhook})
+
+
+class JobCreated(JobRead):
+    """A job in full, and what is told of it only once."""
+
+    webhook: WebhookCreated | None
 
 
 class JobPage(BaseModel):
@@ -157,6 +235,41 @@ class IterationPage(BaseModel):
 
     data: list[IterationRead]
     next: int | None = Field(description="`after` of the next page; null when there are no more yet")
+
+
+class ArrayRead(BaseModel):
+    """What an array of a data set is."""
+
+    shape: list[int]
+    dtype: str
+
+
+class DatasetRead(BaseModel):
+    """An uploaded data set."""
+
+    id: str = Field(examples=["ds_0123456789abcdef01234567"])
+    name: str
+    created_at: datetime
+    sha256: str = Field(description="of the data in the form in which they are kept; as in a result's provenance")
+    bytes: int = Field(description="that they take")
+    inputs: ArrayRead
+    labels: ArrayRead
+    class_counts: list[int] = Field(description="examples of each class, from 0")
+    scale: float = Field(description="what inputs are divided by before training")
+
+    @classmethod
+    def of(cls, stored: Stored) -> DatasetRead:
+        """The row, and what was found when it was uploaded."""
+        row = stored.dataset
+        shown = {"id": row.id, "name": row.name, "created_at": row.created_at, "sha256": row.sha256}
+        return cls.model_validate(shown | {"bytes": stored.size} | row.summary)
+
+
+class DatasetPage(BaseModel):
+    """Data sets, newest first."""
+
+    data: list[DatasetRead]
+    next: str | None = Field(description="`after` of the next page; null on the last one")
 
 
 class FigureSummary(BaseModel):

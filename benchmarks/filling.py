@@ -89,7 +89,7 @@ def _project(connection: psycopg.Connection, number: int, key: str) -> UUID:
 def _constants() -> dict[str, str]:
     spec = presets.get(PRESET)
     groups = [{"name": group.name, "shape": list(group.shape)} for group in groups_for(spec)]
-    losses = {part: 0.123 for part in ("outer", "train", "valid", "test")} | {"measures": {"test_accuracy": 0.9}}
+    losses = dict.fromkeys(("outer", "train", "valid", "test"), 0.123) | {"measures": {"test_accuracy": 0.9}}
     return {
         "spec": json.dumps(as_json(spec.model_dump(mode="json"))),
         "sha256": spec.sha256(),

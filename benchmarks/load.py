@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -33,8 +33,7 @@ import psycopg
 from benchmarks.filling import PRESETS, Filled, fill
 from benchmarks.measure import RESULTS, write
 from core import presets
-from core.store import jobs, migrate
-from core.store.models import Job
+from core.store import cursors, migrate
 from retrograd.local import servers
 from retrograd.local.guarded import Guarded
 
@@ -138,7 +137,7 @@ def _places(connection: psycopg.Connection, project: UUID) -> list[tuple[Any, UU
 
 
 def _cursor(created_at: Any, job_id: UUID) -> str:
-    return jobs.cursor_after(Job(created_at=created_at, id=job_id))
+    return cursors.encode(created_at, job_id)
 
 
 def _paths(port: int) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _or_nothing(value: float | None, shape: str) -> str:
 def markdown(columns: list[str], rows: Iterable[list[str]]) -> str:
     """A table."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
 def results() -> dict[str, Any]:

@@ -25,6 +25,19 @@ class Settings(BaseSettings):
         "cpu", description="Celery queue that new jobs go to, and that a worker serves"
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
+    storage_url: str = Field(
+        "",
+        description="where uploaded data are kept: a folder, or a URL that fsspec knows, such as s3://bucket/prefix; "
+        "the same for API, workers and janitor",
+    )
+    storage_cache: Path | None = Field(
+        None,
+        description="folder of a worker's copies of uploaded data, unless they are kept in a folder anyway; "
+        "~/.cache/retrograd/blobs unless set",
+    )
+    storage_cache_bytes: int = Field(4 << 30, gt=0, description="the least recently used copies make room")
+    max_upload_bytes: int = Field(256 << 20, gt=0, description="largest accepted upload, as it is sent")
+    max_dataset_bytes: int = Field(1 << 30, gt=0, description="largest data set, decompressed")
     max_parameters: int = Field(50_000_000, gt=0, description="elementary parameters of a job's model")
     max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
     max_snapshot_bytes: int = Field(
@@ -36,8 +49,41 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(45.0, gt=0, description="a worker silent for this long has lost its job")
     heartbeat_seconds: float = Field(10.0, gt=0, description="between renewals of a lease")
     max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")
+    job_memory_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="host memory that a job may take; by default nine tenths of what is free when it starts",
+    )
+    job_seconds: float | None = Field(
+        None, gt=0, description="that a job may take in all its attempts together; no limit by default"
+    )
+    stalled_seconds: float = Field(
+        6 * 3600.0,
+        ge=0,
+        description="a job whose computation gives no sign of life for this long is taken from its worker's process, "
+        "which is replaced; 0: never",
+    )
+    worker_memory_bytes: int = Field(
+        2 << 30,
+        gt=0,
+        description="a worker's process that holds more than this after a job drops its compiled programs; with twice "
+        "as much it is replaced",
+    )
+    scratch: Path | None = Field(
+        None,
+        description="folder where a worker keeps how far it is within a meta-iteration, of jobs whose training has "
+        "checkpoints; unless set it begins a meta-iteration anew after it was lost",
+    )
+    retention_days: float | None = Field(
+        None, gt=0, description="ended jobs older than this are deleted; by default they stay"
+    )
     janitor_seconds: float = Field(1.0, gt=0, description="between the janitor's rounds")
     republish_seconds: float = Field(30.0, gt=0, description="a job queued this long is published again")
+    webhook_allow_private: bool = Field(
+        False,
+        description="webhooks may be sent to addresses that are not public, and without TLS; for receivers on "
+        "one's own network. API and janitor both need it",
+    )
 
     def complete(self) -> Settings:
         """These settings, for a process that is of no use without database and broker.

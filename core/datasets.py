@@ -1,13 +1,15 @@
-"""Data sets by name: what is in them (cheap, from headers) and their arrays. NumPy only.
+"""Data sets: what is in them (cheap, from headers) and their arrays, split. NumPy only.
 
 `digits` ships with scikit-learn. Any other name is a folder of the data folder (`RETROGRAD_DATA`) that holds
-MNIST-style IDX files: `*images*idx3-ubyte[.gz]` beside `*labels*idx1-ubyte[.gz]`; several pairs are joined.
+MNIST-style IDX files: `*images*idx3-ubyte[.gz]` beside `*labels*idx1-ubyte[.gz]`; several pairs are joined. Uploaded
+data are not looked for: whoever has them gives them.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import numpy as np
 
 from core.config import get_settings
 from core.errors import InvalidDataset, InvalidSpec, UnknownDataset
-from core.spec import Dataset
+from core.spec import Dataset, UploadedDataset
 
 _MAX_BYTES = 1 << 30
 _T = TypeVar("_T")
@@ -39,6 +41,19 @@ class DatasetInfo:
     square: bool  # whether features are the pixels of square images
 
 
+class GivenData(NamedTuple):
+    """A whole data set as it was given."""
+
+    inputs: np.ndarray  # [n, features] or [n, height, width]
+    labels: np.ndarray  # [n], integers from 0
+    sha256: str
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What there is to know before an example is seen."""
+        return info_of(self.sha256, self.inputs.shape, int(self.labels.max()) + 1)
+
+
 class Examples(NamedTuple):
     """Inputs [n, features] float64 and labels [n] int32, of the same length; on the host or on a device."""
 
@@ -47,12 +62,12 @@ class Examples(NamedTuple):
 
 
 class SplitData(NamedTuple):
-    """Disjoint parts of a data set; inputs scaled to [0, 1], less the mean of the training part."""
+    """Disjoint parts of a data set; inputs scaled (whole numbers to [-1, 1]), less the mean of the training part."""
 
     train: Examples
     valid: Examples
     test: Examples
-    sha256: str  # of the raw inputs and labels, before the split
+    sha256: str  # of all inputs and labels as they were given
     mean: np.ndarray  # of the training inputs, taken from all
     true_labels: np.ndarray  # [train], before some were replaced
 
@@ -94,56 +109,100 @@ def describe(name: str) -> DatasetInfo:
     return DatasetInfo(name, num_examples, height * width, _CLASSES, square=height == width)
 
 
-def load(dataset: Dataset) -> SplitData:
-    """The data set, shuffled by a fixed permutation, split, scaled and centred."""
-    inputs, labels = _digits() if dataset.name == "digits" else _idx_arrays(dataset.name)
-    digest = hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
+def info_of(name: str, shape: tuple[int, ...], num_classes: int) -> DatasetInfo:
+    """Of inputs of this shape. Only those with two axes an example are images."""
+    square = len(shape) == 3 and shape[1] == shape[2]
+    return DatasetInfo(name, shape[0], math.prod(shape[1:]), num_classes, square)
+
+
+def scale_of(dtype: np.dtype, largest: float) -> float:
+    """What inputs are divided by: whole numbers by their largest magnitude; floats are taken as they are."""
+    return largest if dtype.kind in "iu" and largest > 0 else 1.0
+
+
+def load(dataset: Dataset | UploadedDataset, given: GivenData | None = None) -> SplitData:
+    """The data set, shuffled by a fixed permutation, split, scaled and centred.
+
+    Args:
+        dataset: which, and how to split it.
+        given: the data, where they were uploaded.
+    """
+    if isinstance(dataset, UploadedDataset):
+        if given is None:
+            raise _not_given(dataset)
+        info, digest, labels = given.info, given.sha256, given.labels
+        inputs = given.inputs.reshape(info.num_examples, info.num_features)
+        scale = scale_of(inputs.dtype, max(-float(inputs.min()), float(inputs.max())))
+    else:
+        inputs, labels = _digits() if dataset.name == "digits" else _idx_arrays(dataset.name)
+        info = describe(dataset.name)
+        digest = hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
+        scale = 16.0 if dataset.name == "digits" else 255.0
     split = dataset.split
-    check_fits(dataset, len(inputs))
+    check_fits(dataset, info)
     order = np.random.Generator(np.random.PCG64(_SHUFFLE_SEED)).permutation(len(inputs))[: split.total]
-    scaled = inputs[order] / (16.0 if dataset.name == "digits" else 255.0)
+    scaled = inputs[order].astype(np.float64) / scale
     mean = scaled[: split.train].mean(axis=0)
     scaled -= mean
     ends = [split.train, split.train + split.valid]
     parts = zip(np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True)
     train, valid, test = (Examples(*part) for part in parts)
-    given = train._replace(labels=_corrupt(train.labels, dataset.corrupted))
-    return SplitData(given, valid, test, sha256=digest, mean=mean, true_labels=train.labels)
+    spoiled = train._replace(labels=_corrupt(train.labels, dataset.corrupted, info.num_classes))
+    return SplitData(spoiled, valid, test, sha256=digest, mean=mean, true_labels=train.labels)
 
 
-def _corrupt(labels: np.ndarray, share: float) -> np.ndarray:
+def _corrupt(labels: np.ndarray, share: float, num_classes: int) -> np.ndarray:
     """Labels of which this share is replaced by another class."""
     draw = np.random.Generator(np.random.PCG64(_CORRUPTION_SEED))
     corrupted = np.zeros(len(labels), bool)
     corrupted[draw.permutation(len(labels))[: round(share * len(labels))]] = True
-    others = (labels + draw.integers(1, _CLASSES, len(labels))) % _CLASSES
+    others = (labels + draw.integers(1, num_classes, len(labels))) % num_classes
     return np.where(corrupted, others, labels).astype(labels.dtype)
 
 
-def check_fits(dataset: Dataset, num_examples: int) -> None:
+def check_fits(dataset: Dataset | UploadedDataset, info: DatasetInfo) -> None:
     """Raise InvalidSpec when the split asks for more examples than there are."""
-    if dataset.split.total > num_examples:
+    if dataset.split.total > info.num_examples:
         raise InvalidSpec(
             (
                 ("problem", "dataset", "split"),
-                f"train + valid + test is {dataset.split.total}, but {dataset.name} holds "
-                f"{num_examples} examples; lower them",
+                f"train + valid + test is {dataset.split.total}, but {_name(dataset)} holds "
+                f"{info.num_examples} examples; lower them",
             )
         )
 
 
-def describe_for(dataset: Dataset) -> DatasetInfo:
+def describe_for(dataset: Dataset | UploadedDataset, uploaded: DatasetInfo | None = None) -> DatasetInfo:
     """`describe` a specification's data set and check its split against it; errors name the field.
+
+    Args:
+        dataset: which, and how it is to be split.
+        uploaded: what is known of it, where it was uploaded.
 
     Raises:
         InvalidSpec: unknown or damaged data set, or a split larger than the data.
     """
-    try:
-        info = describe(dataset.name)
-    except (UnknownDataset, InvalidDataset) as error:
-        raise InvalidSpec((("problem", "dataset", "name"), str(error))) from error
-    check_fits(dataset, info.num_examples)
+    if isinstance(dataset, UploadedDataset):
+        if uploaded is None:
+            raise _not_given(dataset)
+        info = uploaded
+    else:
+        try:
+            info = describe(dataset.name)
+        except (UnknownDataset, InvalidDataset) as error:
+            raise InvalidSpec((("problem", "dataset", "name"), str(error))) from error
+    check_fits(dataset, info)
     return info
+
+
+def _not_given(dataset: UploadedDataset) -> InvalidSpec:
+    return InvalidSpec(
+        (("problem", "dataset", "id"), f"{dataset.id} is known to the server it was uploaded to; use a name here")
+    )
+
+
+def _name(dataset: Dataset | UploadedDataset) -> str:
+    return dataset.id if isinstance(dataset, UploadedDataset) else dataset.name
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

@@ -91,16 +91,72 @@ class SolverFailed(CoreError):  # noqa: N818
     code = "solver_failed"
 
 
-class StorageFull(CoreError):  # noqa: N818
+class OutOfDisk(CoreError):  # noqa: N818
     """The folder that information buffers are spilled to has no room left."""
 
-    code = "storage_full"
+    code = "out_of_disk"
 
-    def __init__(self, folder: Any, needed: int) -> None:
+    def __init__(self, folder: Any, needed: int, free: int) -> None:
+        self.folder, self.needed, self.free = str(folder), needed, free
         super().__init__(
-            f"{folder} has no room for the {needed} bytes that buffers have spilled so far; free some, spill to host "
-            "memory, or bound the buffer with the hybrid engine"
+            f"{folder} has no room for {needed} bytes more ({free} free); free some, spill to host memory or another "
+            "disk, or bound the buffer with the hybrid engine"
         )
+
+    def details(self) -> dict[str, Any]:
+        """Folder, and bytes that were needed and free."""
+        return {"folder": self.folder, "needed": self.needed, "free": self.free}
+
+
+class OutOfMemory(CoreError):  # noqa: N818
+    """A job took more memory than there is, or than it may."""
+
+    code = "out_of_memory"
+
+    def __init__(self, found: str, **numbers: int) -> None:
+        self._numbers = numbers
+        super().__init__(
+            f"{found}; make the model, the batch or the number of steps smaller, or have the job run by a worker with "
+            "more memory (RETROGRAD_JOB_MEMORY_BYTES bounds a job's share of it)"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Bytes, where they are known."""
+        return dict(self._numbers)
+
+
+class OutOfTime(CoreError):  # noqa: N818
+    """A job took longer than it may."""
+
+    code = "out_of_time"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        super().__init__(
+            f"the job took longer than the {seconds:g} s that it may (RETROGRAD_JOB_SECONDS); what it learned is kept. "
+            "Ask for fewer meta-iterations or steps, or raise the limit and retry it: it goes on where it stopped"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """The limit in seconds."""
+        return {"limit": self._seconds}
+
+
+class Stalled(CoreError):  # noqa: N818
+    """A job's computation stands still, though its worker lives."""
+
+    code = "stalled"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        super().__init__(
+            f"the computation gave no sign of life for {seconds:g} s, time and again (RETROGRAD_STALLED_SECONDS); "
+            "retry the job, or make it smaller if one piece of it may take that long"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """How long it may stand still, in seconds."""
+        return {"limit": self._seconds}
 
 
 class UnknownDataset(CoreError):  # noqa: N818
@@ -117,6 +173,33 @@ class InvalidDataset(CoreError):  # noqa: N818
     """A data file that is damaged, inconsistent or too large."""
 
     code = "invalid_dataset"
+
+
+class DatasetTooLarge(InvalidDataset):
+    """Data that hold, or inflate to, more than is taken."""
+
+    code = "dataset_too_large"
+
+
+class UnsupportedDataset(CoreError):  # noqa: N818
+    """Data of a kind that is not read here."""
+
+    code = "unsupported_media_type"
+
+
+class StorageUnavailable(CoreError):  # noqa: N818
+    """Uploaded data cannot be kept or fetched."""
+
+    code = "storage_unavailable"
+
+
+class DamagedBlob(CoreError):  # noqa: N818
+    """Stored bytes that are no longer what they were, or not there."""
+
+    code = "damaged_blob"
+
+    def __init__(self, sha256: str, what: str) -> None:
+        super().__init__(f"the stored bytes with SHA-256 {sha256} {what}; upload the data again")
 
 
 class InvalidSpec(CoreError):  # noqa: N818

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from core import engines
+from core.datasets import GivenData
 from core.diagnostics import (
     adjoint_growth,
     finite_difference_check,
@@ -21,7 +23,7 @@ from core.diagnostics import (
     naive_reversal,
     path,
 )
-from core.engines import Engine, Problem, reversible, unrolled
+from core.engines import Engine, Problem, hybrid, reversible, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
 from core.errors import UNTRAINABLE, UncertifiedGradient
@@ -48,23 +50,34 @@ class Learner:
         inner: its inner problem.
     """
 
-    def __init__(self, spec: JobSpec, inner: InnerProblem, interrupt: Callable[[], None]) -> None:
-        self.spec, self.inner, self._interrupt = spec, inner, interrupt
+    def __init__(
+        self, spec: JobSpec, inner: InnerProblem, interrupt: Callable[[], None], keep_in: Path | None = None
+    ) -> None:
+        self.spec, self.inner, self._interrupt, self._keep_in = spec, inner, interrupt, keep_in
         self._optimizer = getattr(engines, spec.training.optimizer)()
 
     @classmethod
-    def from_spec(cls, spec: JobSpec, *, interrupt: Callable[[], None] = lambda: None) -> Learner:
+    def from_spec(
+        cls,
+        spec: JobSpec,
+        *,
+        given: GivenData | None = None,
+        interrupt: Callable[[], None] = lambda: None,
+        keep_in: Path | None = None,
+    ) -> Learner:
         """Load the data and set up the problem.
 
         Args:
             spec: the job.
+            given: its data, where they were uploaded.
             interrupt: called between jitted segments, about once a second or more often; what it raises ends the
                 learning.
+            keep_in: folder of this job, where stretches of a training with checkpoints are kept: see `hybrid`.
 
         Raises:
             InvalidSpec: a data set is missing, damaged or smaller than the split.
         """
-        return cls(spec, inner_problem(spec), interrupt)
+        return cls(spec, inner_problem(spec, given), interrupt, keep_in)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -162,7 +175,7 @@ class Learner:
         if checkpoint is not None:
             state = _resumed(checkpoint, state)
         elif self.spec.meta.safeguard is not None and self.spec.kind == "learn":
-            state = self._looked(state, self.evaluate(_to_numpy(state.hyper)).losses.outer)[0]
+            state = self._looked(state, self._outer_loss(state))[0]
         for iteration in self._iterations(optimizer, state):
             yield self._record(iteration)
 
@@ -216,11 +229,14 @@ class Learner:
         last = state.iteration == self.num_iterations or state.stopped
         if not diverged and not last and state.iteration % asked.every:
             return state, None
+        return self._looked(state, math.inf if diverged else self._outer_loss(state))
+
+    def _outer_loss(self, state: MetaState) -> float:
+        """On the evaluation seeds; infinite where training cannot be done on one of them."""
         try:
-            value = math.inf if diverged else self.evaluate(_to_numpy(state.hyper)).losses.outer
+            return self.evaluate(_to_numpy(state.hyper)).losses.outer
         except UNTRAINABLE:
-            value = math.inf
-        return self._looked(state, value)
+            return math.inf
 
     def _looked(self, state: MetaState, value: float) -> tuple[MetaState, dict[str, Any]]:
         """Where the descent goes on from a state whose outer loss on the evaluation seeds is known."""
@@ -279,7 +295,12 @@ class Learner:
     def _engine(self) -> Engine:
         if self.spec.engine == "unrolled":
             return unrolled()
-        return reversible(interrupt=self._interrupt, fallback=unrolled() if self.spec.engine == "auto" else None)
+        fallback = unrolled() if self.spec.engine == "auto" else None
+        if (checkpoints := self.spec.training.checkpoints) > 1:
+            return hybrid(
+                checkpoints=checkpoints, interrupt=self._interrupt, fallback=fallback, keep_in=self._keep_in
+            )
+        return reversible(interrupt=self._interrupt, fallback=fallback)
 
     def _keys(self, iteration: int) -> jax.Array:
         seed, count = self.spec.training.seed, self.spec.meta.seeds_per_iteration

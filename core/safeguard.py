@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -45,10 +46,19 @@ def look(
         value: outer loss there, on the evaluation seeds; not finite where training diverges.
         shrink: what steps are scaled by after going back.
     """
-    if value <= float(state.best_value):  # false where it is nan
+    if math.isfinite(value) and value <= float(state.best_value):
         return hyper, state._replace(best_value=jnp.asarray(value), best_hyper=hyper), False
+    if not _differs(hyper, state.best_hyper):  # no step led here that could have been shorter
+        return hyper, state, False
     return (
         state.best_hyper,
         state._replace(inner=optimizer.init(state.best_hyper), scale=state.scale * shrink),
         True,
+    )
+
+
+def _differs(one: Any, other: Any) -> bool:
+    return any(
+        bool(jnp.any(left != right))
+        for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )

@@ -8,20 +8,24 @@ from core.hyperparameters import Group, groups_of
 from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
 
 
-def groups_for(spec: JobSpec) -> tuple[Group, ...]:
+def groups_for(spec: JobSpec, uploaded: datasets.DatasetInfo | None = None) -> tuple[Group, ...]:
     """Parameter groups of the spec's inner problem.
+
+    Args:
+        spec: the job.
+        uploaded: what is known of its data, where they were uploaded.
 
     Raises:
         InvalidSpec: a data set is missing, damaged, or smaller than asked for.
     """
     match spec.problem:
         case ClassifierProblem(dataset=dataset):
-            info = datasets.describe_for(dataset)
+            info = datasets.describe_for(dataset, uploaded)
             if spec.hyperparameters.augmentation is not None and not info.square:
                 raise InvalidSpec(
                     (
                         ("hyperparameters", "augmentation"),
-                        f"the images of {dataset.name} are not square; leave it out",
+                        f"the images of {info.name} are not square; leave it out",
                     )
                 )
             return groups_of(spec.problem, info.num_features, info.num_classes)

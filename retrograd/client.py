@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +26,8 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2
 _POLL_SECONDS = 0.5
+_UPLOAD_SECONDS = 600.0  # of silence, while the server checks what it was sent
+_IDX = ("images", "labels")
 
 
 class ApiError(CoreError):
@@ -158,6 +162,35 @@ class Client:
                 raise TimeoutError(f"job {job_id} is still {job['state']} after {seconds:g} s")
             time.sleep(_POLL_SECONDS)
 
+    # Data sets
+
+    def upload(self, data: Path | str | tuple[Path | str, Path | str] | Mapping[str, Any], name: str) -> Json:
+        """Send data to learn from; a job names them by `{"id": …}`.
+
+        Args:
+            data: an npz file; two IDX files, images and labels; or arrays by name, `images` or `inputs` and `labels`.
+            name: for lists.
+        """
+        with contextlib.ExitStack() as stack:
+            if isinstance(data, Mapping):
+                files = {"file": stack.enter_context(_as_npz(data))}
+            else:
+                paths = {"file": data} if isinstance(data, Path | str) else dict(zip(_IDX, data, strict=True))
+                files = {part: stack.enter_context(Path(path).open("rb")) for part, path in paths.items()}
+            return self._json("POST", "/v1/datasets", data={"name": name}, files=files, timeout=_UPLOAD_SECONDS)
+
+    def datasets(self, limit: int = 20) -> list[Json]:
+        """The newest data sets of this key's project."""
+        return list(self._json("GET", "/v1/datasets", params={"limit": limit})["data"])
+
+    def dataset(self, dataset_id: str) -> Json:
+        """Shapes, types, classes, bytes and digest."""
+        return self._json("GET", f"/v1/datasets/{quote(dataset_id, safe='')}")
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a data set that no job still learns from."""
+        self._request("DELETE", f"/v1/datasets/{quote(dataset_id, safe='')}")
+
     # Results and presets
 
     def hyperparameters(self, job_id: str, iteration: str | int = "best") -> Json:
@@ -232,6 +265,16 @@ class Client:
             f"{self.url} does not answer ({error or type(error).__name__}); is the server running? "
             "`retrograd up` starts one here, RETROGRAD_URL names another"
         )
+
+
+@contextlib.contextmanager
+def _as_npz(arrays: Mapping[str, Any]) -> Iterator[BinaryIO]:
+    import numpy as np  # only where arrays are at hand
+
+    with tempfile.TemporaryFile() as file:
+        np.savez_compressed(file, **arrays)
+        file.seek(0)
+        yield cast(BinaryIO, file)
 
 
 def _job(job_id: str, *more: str) -> str:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from contextlib import ExitStack, contextmanager
@@ -68,8 +69,10 @@ def fresh_settings(postgres, migrated, valkey):
     """Settings of a service with a database of its own and an empty broker."""
     with redis.Redis.from_url(valkey.url) as broker:
         broker.flushall()
-    with database(postgres, migrated) as url:
-        yield Settings(database_url=url, broker_url=valkey.url, bootstrap_api_key=keys.new_key())
+    with database(postgres, migrated) as url, tempfile.TemporaryDirectory() as storage:
+        yield Settings(
+            database_url=url, broker_url=valkey.url, bootstrap_api_key=keys.new_key(), storage_url=storage
+        )
 
 
 @pytest.fixture
@@ -135,6 +138,7 @@ def running(module, settings, log, *arguments, **environ):
         **os.environ,
         "RETROGRAD_DATABASE_URL": settings.database_url,
         "RETROGRAD_BROKER_URL": settings.broker_url.get_secret_value(),
+        "RETROGRAD_STORAGE_URL": settings.storage_url,
         "RETROGRAD_LEASE_SECONDS": str(settings.lease_seconds),
         "RETROGRAD_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
         "RETROGRAD_JANITOR_SECONDS": str(settings.janitor_seconds),

@@ -29,6 +29,9 @@ app.conf.update(
     worker_pool_start_method="spawn",  # JAX used before a fork hangs
     worker_proc_alive_timeout=60.0,  # a fresh interpreter on a busy machine takes more than the default of 4 s
     worker_max_tasks_per_child=50,  # compiled programs pile up
+    worker_max_memory_per_child=2
+    * get_settings().worker_memory_bytes
+    // 1024,  # where dropping them is not enough
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_soft_shutdown_timeout=5.0,  # after SIGQUIT; SIGTERM has the job given back first, see worker.signals
     worker_enable_remote_control=False,  # nobody on the broker may command a worker

@@ -1,7 +1,8 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message.
+workers again for jobs that wait although the broker holds no message; deletes jobs that ended long ago. Beside that, in
+threads of their own, it sends what webhooks are to be told, and deletes stored bytes that nobody has any more.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import psycopg
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
-from core.store import leases, outbox
+from core.receivers import any_address, is_public
+from core.store import leases, outbox, retention
 from core.store.session import open_store
 from worker import health
+from worker.collector import Collector
 from worker.publisher import publishing
+from worker.sender import Sender
+from worker.webhooks import Deliverer
 
 log = logging.getLogger("worker.janitor")
 
@@ -35,8 +40,8 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish):
-            self._survive(duty)
+        for duty in (self.reap, self.publish, self.republish, self.retain):
+            self.survive(duty)
 
     def reap(self) -> None:
         """Take jobs from workers that no longer renew their lease."""
@@ -68,7 +73,16 @@ class Janitor:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
 
-    def _survive(self, duty: Callable[[], None]) -> None:
+    def retain(self) -> None:
+        """Delete what ended long ago, if the settings say when."""
+        days, deleted = self._settings.retention_days, 1
+        while days is not None and deleted:
+            with self._sessions.begin() as session:
+                if deleted := retention.sweep(session, days):
+                    log.info("%d jobs deleted that ended more than %g days ago", deleted, days)
+
+    def survive(self, duty: Callable[[], None]) -> None:
+        """Do a duty; log what it raises."""
         try:
             duty()
         except Exception as error:  # whatever the broker's or the database's client raises
@@ -96,7 +110,13 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    janitor = Janitor(open_store(settings.database_url, application="retrograd janitor"), settings)
+    sessions = open_store(settings.database_url, application="retrograd janitor")
+    janitor = Janitor(sessions, settings)
+    deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
+    arguments = (settings.janitor_seconds, janitor.survive)
+    threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()
+    collector = Collector(sessions, settings)
+    threading.Thread(target=collector.run, args=(stop, janitor.survive), name="blobs", daemon=True).start()
     log.info("started")
     while not stop.is_set():
         try:
@@ -109,6 +129,7 @@ def main() -> None:
         except psycopg.Error as error:
             janitor.failed("listen", error)
             stop.wait(settings.janitor_seconds)
+    deliverer.stop()
     log.info("stopped")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,18 +11,22 @@ from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
+from psycopg.errors import DiskFull
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
-from core.errors import CoreError
+from core.errors import CoreError, Stalled
 from core.store import leases
 from core.store.errors import Fenced
 from core.store.leases import Lease, Wish
+from worker import postmortem
+from worker.guard import Guard, explained
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _RETRY_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 5.0
 _MAX_MESSAGE = 300
 
 log = logging.getLogger(__name__)
@@ -43,13 +48,20 @@ class HeldLease:
     """A lease that is renewed until `release`."""
 
     def __init__(
-        self, sessions: sessionmaker[Session], lease: Lease, settings: Settings, stopping: threading.Event
+        self,
+        sessions: sessionmaker[Session],
+        lease: Lease,
+        settings: Settings,
+        stopping: threading.Event,
+        seconds_before: float = 0.0,
     ) -> None:
         self._sessions, self._lease, self._settings, self._stopping = sessions, lease, settings, stopping
         self._fenced, self._wish = False, Wish.GO_ON
+        self._renewed_at = time.monotonic()
         self._released = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat {lease.job_id}", daemon=True)
         self._heartbeat.start()
+        self._guard = Guard(settings, seconds_before, self._give_up)
 
     def check(self) -> None:
         """Return while work may go on. Cheap: the numerics call it between jitted segments.
@@ -59,12 +71,14 @@ class HeldLease:
             Cancelled: its owner wants it ended.
             Paused: its owner wants it put by.
             ShuttingDown: this worker is to end.
+            OutOfTime: the job has taken longer than it may.
         """
         if self._fenced:
             raise Fenced(self._lease.job_id, self._lease.epoch)
         self.heed(self._wish)
         if self._stopping.is_set():
             raise ShuttingDown
+        self._guard.check()
 
     @staticmethod
     def heed(wish: Wish) -> None:
@@ -84,7 +98,9 @@ class HeldLease:
     ) -> _T:
         """Carry out a store operation in its own transaction, across a short outage of the database.
 
-        Operations may run twice when a commit's answer is lost; those of `leases` bear that.
+        A database whose disk is full may still renew leases. As long as it does it is waited for, as another attempt
+        would only come to the same point. Operations may run twice when a commit's answer is lost; those of `leases`
+        bear that.
 
         Raises:
             Fenced: another worker has the job.
@@ -95,6 +111,9 @@ class HeldLease:
                 with self._sessions.begin() as session:
                     return operation(session, self._lease, *args, **kwargs)
             except (OperationalError, InterfaceError) as error:
+                if isinstance(error.orig, DiskFull) and self._wish is Wish.GO_ON:
+                    self._guard.alive()
+                    deadline = max(deadline, self._renewed_at + self._settings.lease_seconds)
                 if time.monotonic() > deadline or self._stopping.is_set():
                     raise
                 log.warning(
@@ -105,7 +124,30 @@ class HeldLease:
     def release(self) -> None:
         """Stop renewing."""
         self._released.set()
+        self._guard.stop()
         self._heartbeat.join()
+
+    def _give_up(self, error: CoreError) -> None:
+        """Keep how the job's attempt ended and end this process: nothing else ends a computation.
+
+        Another process takes its place. The job is failed; one that stalled is queued again, as its worker may be why.
+        """
+        log.error("job %s: this process ends: %s", self._lease.job_id, error)
+        last = threading.Timer(_LAST_WORDS_SECONDS, _end_process)  # memory does not wait for a slow database
+        last.daemon = True
+        last.start()
+        try:
+            with self._sessions.begin() as session:
+                if isinstance(error, Stalled):
+                    leases.lose(session, self._lease, self._settings.max_attempts, error)
+                else:
+                    leases.fail(session, self._lease, error.code, str(error), error.details())
+        except (Fenced, SQLAlchemyError) as reason:
+            log.warning("job %s: that could not be kept: %s", self._lease.job_id, _first_line(reason))
+        if self._released.is_set():  # it came to its end by itself meanwhile
+            last.cancel()
+        else:
+            _end_process()
 
     def _beat(self) -> None:
         interval = self._settings.heartbeat_seconds
@@ -113,6 +155,7 @@ class HeldLease:
             try:
                 with self._sessions.begin() as session:
                     self._wish = leases.renew(session, self._lease, self._settings.lease_seconds)
+                self._renewed_at = time.monotonic()
                 interval = self._settings.heartbeat_seconds
             except Fenced:
                 self._fenced = True
@@ -136,7 +179,10 @@ def leased(
         yield None
         return
     log.info("job %s: attempt %d", job_id, lease.attempt)
-    held = HeldLease(sessions, lease, settings, stopping)
+    with sessions() as session:
+        seconds_before = leases.device_seconds(session, lease)
+    postmortem.note(lease)
+    held = HeldLease(sessions, lease, settings, stopping, seconds_before)
     try:
         yield held
         log.info("job %s: succeeded", job_id)
@@ -146,6 +192,7 @@ def leased(
             raise
     finally:
         held.release()
+        postmortem.erase()
 
 
 def _end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
@@ -158,7 +205,7 @@ def _end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
 
 
 def _write_end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
-    match error:
+    match explained(error):
         case Fenced() | OperationalError() | InterfaceError():
             raise error
         case Cancelled():
@@ -167,12 +214,16 @@ def _write_end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
         case Paused() | ShuttingDown() | KeyboardInterrupt() | SystemExit():
             log.info("job %s: given back", job_id)
             held.run(leases.give_back)
-        case CoreError():
-            log.info("job %s: failed: %s", job_id, error)
-            held.run(leases.fail, error.code, str(error), error.details())
+        case CoreError() as known:
+            log.info("job %s: failed: %s", job_id, known)
+            held.run(leases.fail, known.code, str(known), known.details())
         case _:
             log.error("job %s: failed", job_id, exc_info=error)
             held.run(leases.fail, "internal_error", f"{type(error).__name__}: {_first_line(error)}", {})
+
+
+def _end_process() -> None:
+    os._exit(os.EX_SOFTWARE)  # of this thread alone, `sys.exit` would be
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,13 +12,20 @@ import signal
 import threading
 from typing import Any
 
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutting_down
 
-from worker import device, health
+from core.config import get_settings
+from core.store.session import close_store, open_store
+from worker import device, health, postmortem
 
 stopping = threading.Event()  # in the child: set once its worker shuts down
 
 _pool: Any = None  # in the parent
+
+
+@worker_init.connect
+def _prepare_parent(**_: Any) -> None:
+    postmortem.provide()
 
 
 @worker_ready.connect
@@ -42,3 +49,7 @@ def _tell_children(how: str, **_: Any) -> None:
 def _start_child(**_: Any) -> None:
     signal.signal(signal.SIGUSR2, lambda *_: stopping.set())
     device.prepare()
+    settings = get_settings()
+    sessions = open_store(settings.database_url, application="retrograd worker")
+    postmortem.settle(sessions, settings.max_attempts)
+    close_store(sessions)

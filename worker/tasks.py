@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -15,9 +16,11 @@ from core.records import Checkpoint, Evaluation, Values
 from core.store import learned, leases
 from core.store.leases import Lease
 from core.store.session import open_store
+from worker import scratch, tidy
 from worker.app import RUN_JOB, app
 from worker.lease import HeldLease, leased
 from worker.signals import stopping
+from worker.uploads import fetched
 
 if TYPE_CHECKING:
     from core.learning import Learner
@@ -26,19 +29,24 @@ if TYPE_CHECKING:
 @app.task(name=RUN_JOB)
 def run_job(job_id: str) -> None:
     """Run one job to its end. Returns at once unless this worker wins the lease."""
+    import core.learning  # noqa: F401 - JAX: takes seconds and memory that are not the job's, so before it is claimed
+
     if stopping.is_set():
         return
-    with leased(_sessions(), UUID(job_id), get_settings(), stopping) as lease:
+    settings = get_settings()
+    with leased(_sessions(), UUID(job_id), settings, stopping) as lease:
         if lease is not None:
-            learn(lease)
+            learn(lease, UUID(job_id), settings.scratch)
+    tidy.tidy(settings.worker_memory_bytes)
 
 
-def learn(lease: HeldLease) -> None:
+def learn(lease: HeldLease, job_id: UUID, keep_in: Path | None = None) -> None:
     """Learn from where the job stands, saving every meta-iteration, and keep the result."""
     from core.learning import Learner  # JAX; only in the child, after its settings
 
     work = lease.run(leases.work)
-    learner = Learner.from_spec(work.spec, interrupt=lease.check)
+    folder = scratch.folder_for(keep_in, job_id) if work.spec.training.checkpoints > 1 else None
+    learner = Learner.from_spec(work.spec, given=fetched(lease, work.spec), interrupt=lease.check, keep_in=folder)
     trials = list(work.trials)
     for trial in learner.search(trials):
         trials.append(trial)
@@ -58,6 +66,7 @@ def learn(lease: HeldLease) -> None:
     if checkpoint is None:
         raise RuntimeError("no meta-iteration was run")
     _keep_result(lease, learner, starts, checkpoint)
+    scratch.remove(folder)
 
 
 def _keep_result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Path, Response
 from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
+from api.errors import Busy
 from api.schemas import FigureList, FigureSummary
 from core.spec import JobSpec
 from core.store import iterations, jobs, learned, measured, trials
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+_MOST_AT_ONCE = 8  # they are drawn one after the other, and each that waits holds a thread and its data
+_places = threading.BoundedSemaphore(_MOST_AT_ONCE)
 _MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
 
@@ -57,14 +61,20 @@ def draw_figure(
     """A figure of the job's results so far."""
     from core import figures
 
-    job = jobs.get(session, project, job_id)
-    content = figures.draw(_data(session, job), name, form)
-    return Response(content, media_type=_MEDIA[form])
+    if not _places.acquire(blocking=False):
+        raise Busy("too many figures are being drawn")
+    try:
+        data = _data(session, jobs.get(session, project, job_id))
+        session.commit()  # drawing takes seconds, and needs no database
+        return Response(figures.draw(data, name, form), media_type=_MEDIA[form])
+    finally:
+        _places.release()
 
 
 def _data(session: Session, job: Job) -> JobData:
     from core.figures.data import OVER_TIME, JobData, Row
 
+    session.refresh(job, with_for_update={"read": True})  # else its worker may move on, and prune, meanwhile
     spec = JobSpec.model_validate(job.spec)
     groups, layouts = jobs.layouts_for(job)
     values = learned.values_over_time(session, job.id, OVER_TIME)

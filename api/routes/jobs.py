@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
@@ -10,17 +10,30 @@ from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
-from api.schemas import Cancelled, IterationPage, IterationRead, JobPage, JobRead, JobSummary, TrialList, TrialRead
-from core import presets
+from api.schemas import (
+    Cancelled,
+    IterationPage,
+    IterationRead,
+    JobCreated,
+    JobPage,
+    JobRead,
+    JobRequest,
+    JobSummary,
+    TrialList,
+    TrialRead,
+)
+from core import presets, receivers
 from core.config import Settings
+from core.datasets import DatasetInfo
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import iterations, jobs, trials
-from core.store.models import ENDED, Job, State
+from core.store import datasets, iterations, jobs, trials, webhooks
+from core.store.models import ENDED, Job, State, Webhook
 
 _POLL_SECONDS = "2"
+_MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -42,28 +55,33 @@ def create_job(
     settings: SettingsDep,
     response: Response,
     preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
-    spec: Annotated[
-        JobSpec | None,
+    asked: Annotated[
+        JobRequest | None,
         Body(
             openapi_examples={
                 name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()
             }
         ),
     ] = None,
-) -> JobRead:
-    """Queue a meta-optimization job; poll its `Location` for progress."""
-    spec, preset = _asked_for(spec, preset)
+) -> JobCreated:
+    """Queue a meta-optimization job; poll its `Location` for progress, or have a webhook told of its end."""
+    spec, preset = _asked_for(None if asked is None else asked.spec(), preset)
+    spec, uploaded = datasets.pin(session, project, spec)
+    webhook = _webhook(asked, settings)
     job = jobs.create(
         session,
         project,
         spec,
         preset=preset,
         queue=settings.queue,
-        groups=_groups(spec, settings),
+        groups=_groups(spec, settings, uploaded),
         max_snapshot_bytes=settings.max_snapshot_bytes,
     )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return _read(session, job, response)
+    if webhook is not None:
+        webhooks.attach(session, job.id, *webhook)
+    _say_when_to_ask(job, response)
+    return JobCreated.read(job, *_beside(session, job))
 
 
 @router.get("", summary="List jobs, newest first")
@@ -181,9 +199,9 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
+def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
-    groups = groups_for(spec)
+    groups = groups_for(spec, uploaded)
     parameters = sum(group.size for group in groups)
     if parameters > settings.max_parameters:
         raise InvalidSpec(
@@ -204,6 +222,14 @@ def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
                 )
             )
     learned = count_learned(layouts)
+    if learned * spec.meta.seeds_per_iteration > settings.max_hyperparameters * _MOST_HYPERGRADIENTS:
+        raise InvalidSpec(
+            (
+                ("meta", "seeds_per_iteration"),
+                f"{spec.meta.seeds_per_iteration} hypergradients of {learned} values each do not fit into memory "
+                "together; use fewer seeds",
+            )
+        )
     if learned > settings.max_hyperparameters:
         raise InvalidSpec(
             (
@@ -215,7 +241,27 @@ def _groups(spec: JobSpec, settings: Settings) -> tuple[Group, ...]:
     return groups
 
 
+def _webhook(asked: JobRequest | None, settings: Settings) -> tuple[str, str] | None:
+    """URL and secret of the webhook that is asked for."""
+    if asked is None or asked.webhook is None:
+        return None
+    try:
+        url = receivers.checked_url(asked.webhook.url, allow_private=settings.webhook_allow_private)
+    except ValueError as error:
+        raise InvalidSpec((("webhook", "url"), str(error))) from error
+    return url, asked.webhook.secret or receivers.new_secret()
+
+
 def _read(session: Session, job: Job, response: Response) -> JobRead:
+    _say_when_to_ask(job, response)
+    return JobRead.read(job, *_beside(session, job))
+
+
+def _say_when_to_ask(job: Job, response: Response) -> None:
     if job.state not in ENDED:
         response.headers["Retry-After"] = _POLL_SECONDS
-    return JobRead.read(job, iterations.certificate(session, job.id))
+
+
+def _beside(session: Session, job: Job) -> tuple[dict[str, Any] | None, Webhook | None]:
+    """What is shown of a job and does not stand in its row."""
+    return iterations.certificate(session, job.id), webhooks.of(session, job.id)

@@ -77,7 +77,7 @@ def hypergradient(
         NotFinite: training did not, but the outer loss or the norm of its gradient is no finite number.
         UncertifiedGradient: the inner loss is not deterministic, or the optimizer's unstep does not undo its step.
         SolverFailed: training with the implicit engine did not come to a strict minimum, or its system was not solved.
-        StorageFull: the folder that bits are spilled to has no room left.
+        OutOfDisk: the folder that bits are spilled to has no room left.
     """
     run = checked(problem, hyper, optimizer, num_steps, key)
     engine = reversible() if engine is None else an_engine("engine", engine)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Reversible:
     fallback: Engine | None
     spill_to: Path | None
     side_by_side: int
+    keep_in: Path | None = None
 
     @property
     def name(self) -> str:
@@ -142,6 +143,7 @@ def hybrid(
     fallback: Engine | None = None,
     spill_to: str | Path | None = None,
     side_by_side: int = 1,
+    keep_in: str | Path | None = None,
 ) -> Reversible:
     """Engine that runs training backward between checkpoints, which bounds what buffers store at any time.
 
@@ -154,11 +156,14 @@ def hybrid(
         fallback: as for `reversible`.
         spill_to: as for `reversible`; checkpoints go there too.
         side_by_side: as for `reversible`.
+        keep_in: folder of this problem alone, where every stretch that is done is kept: the same run, begun again after
+            its process has died, goes on from there and gives the same bits. What it kept is gone when it has ended.
 
     Raises:
         InvalidProblem: as for `reversible`.
     """
-    return _engine(checkpoints, interrupt, fallback, spill_to, side_by_side)
+    engine = _engine(checkpoints, interrupt, fallback, spill_to, side_by_side)
+    return replace(engine, keep_in=_folder("keep_in", keep_in))
 
 
 def _engine(
@@ -173,27 +178,25 @@ def _engine(
         an_int("checkpoints", checkpoints),
         interrupt,
         None if fallback is None else an_engine("fallback", fallback, like="unrolled()"),
-        _folder(spill_to),
+        _folder("spill_to", spill_to),
         an_int("side_by_side", side_by_side),
     )
 
 
-def _folder(spill_to: str | Path | None) -> Path | None:
+def _folder(name: str, given: str | Path | None) -> Path | None:
     """A folder that a file can be made in, which is tried."""
-    if spill_to is None:
+    if given is None:
         return None
-    if not isinstance(spill_to, str | os.PathLike):
-        raise InvalidProblem(
-            f"spill_to is {spill_to!r} of type {type(spill_to).__name__}; give the path of a folder"
-        )
-    folder = Path(spill_to)
+    if not isinstance(given, str | os.PathLike):
+        raise InvalidProblem(f"{name} is {given!r} of type {type(given).__name__}; give the path of a folder")
+    folder = Path(given)
     if not folder.is_dir():
-        raise InvalidProblem(f"spill_to is {str(folder)!r}, which is no folder; make it first")
+        raise InvalidProblem(f"{name} is {str(folder)!r}, which is no folder; make it first")
     try:
         DiskStore(folder).close()
     except OSError as error:
         raise InvalidProblem(
-            f"spill_to is {str(folder)!r}, where no file can be made ({error.strerror}); give a folder to write to"
+            f"{name} is {str(folder)!r}, where no file can be made ({error.strerror}); give a folder to write to"
         ) from error
     return folder
 

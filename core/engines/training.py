@@ -181,8 +181,18 @@ class Run:
             raise
         return trajectory._replace(plan=plan.joined_but_at(self.course.unit_changes))
 
-    def forward_only(self, plans: list[Plan], push: Callable[[jax.Array], None] = lambda _: None) -> State:
-        """Train from the start along plan after plan, pushing the state before each, and keeping no bits.
+    def forward_only(
+        self,
+        plans: list[Plan],
+        push: Callable[[jax.Array], None] = lambda _: None,
+        initial: State | None = None,
+    ) -> State:
+        """Train along plan after plan, pushing the state before each, and keeping no bits.
+
+        Args:
+            plans: each begins where the one before it ends.
+            push: takes integers.
+            initial: where the first begins (consumed); the start of training unless given.
 
         Returns:
             The state after the last. Buffers are empty at the start of each plan.
@@ -190,7 +200,7 @@ class Run:
         Raises:
             LeftRange: as for `forward`.
         """
-        state = self.initial()
+        state = self.initial() if initial is None else initial
         for plan in plans:
             for number in jax.tree.leaves(state, is_leaf=is_number):
                 push(jnp.copy(number.integers))

@@ -25,6 +25,9 @@ from core.spec import MultitaskProblem
 _SCHEDULES = ("step_size", "momentum", "b1", "b2", "decay", "epsilon", "weight_decay")
 _MOST_PICTURES = 20
 _MOST_LABELS = 60
+_MOST_PATHS = 16
+
+Walk = tuple[int, np.ndarray]  # meta-iteration, and weights in every step
 
 
 def _scheduled(data: JobData) -> list[str]:
@@ -249,6 +252,12 @@ def _tasks(data: JobData) -> list[str]:
     return names + ([f"{name}, turned" for name in names] if problem.dataset.rotated else [])
 
 
+def _first_and_last(walked: list[Walk]) -> list[Walk]:
+    """As many as a legend can tell apart."""
+    few = _MOST_PATHS // 2
+    return walked if len(walked) <= _MOST_PATHS else walked[:few] + walked[-few:]
+
+
 def has_path(data: JobData) -> bool:
     return bool(data.diagnosed("path"))
 
@@ -266,7 +275,7 @@ def path(data: JobData) -> Figure:
     x, y = np.meshgrid(*grid)
     axes[0, 0].contour(x, y, valley(x, y), levels=25, colors="#bbbbbb", linewidths=0.6)
     ends = {row.iteration: row.outer for row in data.rows}
-    for iteration, weights in walked:
+    for iteration, weights in _first_and_last(walked):
         name = f"meta-iteration {iteration + 1}: ends at {ends[iteration]:.4g}"
         axes[0, 0].plot(*weights.T, marker="o", markersize=2.5, linewidth=1, label=name)
     axes[0, 0].plot(*walked[0][1][0], marker="*", markersize=12, color="black")

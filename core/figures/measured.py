@@ -104,7 +104,7 @@ def hypergradients(data: JobData) -> Figure:
     figure, axes = blank(len(names), 1, height=3, sharex=True)
     for one, name in zip(axes[:, 0], names, strict=True):
         mean = data.measured[f"hypergradient.{name}.mean"]
-        error = data.measured[f"hypergradient.{name}.standard_deviation"] / np.sqrt(data.spec.seeds.count)
+        error = data.measured[f"hypergradient.{name}.standard_deviation"] / np.sqrt(len(data.rows))
         columns = mean.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
         errors = error.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
         for number, (column, spread) in enumerate(zip(columns, errors, strict=True)):
@@ -115,7 +115,7 @@ def hypergradients(data: JobData) -> Figure:
             )
         one.axhline(0, color=GUIDE, linewidth=0.8, zorder=1)
         one.set_ylabel(f"d outer loss / d {_learned_as(data, name)}", fontsize=9)
-    title(axes[0, 0], f"weights; mean and standard error of {data.spec.seeds.count} seeds")
+    title(axes[0, 0], f"weights; mean and standard error of {len(data.rows)} seeds")
     axes[-1, 0].set_xlabel("step")
     name_curves(figure, *axes[:, 0])
     return figure
@@ -155,8 +155,10 @@ def stored_bits(data: JobData) -> Figure:
     """What running backward has to store, beside the least possible."""
     figure, axes = blank()
     layout = data.layouts["momentum"]
-    decays = np.array([float(layout.natural(row.diagnostics["scan"]["value"])) for row in data.rows])
-    stored = [row.certificate.get("stored_bits_per_param_step") for row in data.rows]
+    every = [(float(layout.natural(row.diagnostics["scan"]["value"])), row.certificate) for row in data.rows]
+    shown = [(decay, proof) for decay, proof in every if 0 < decay < 1]  # others have no logit
+    decays = np.array([decay for decay, _ in shown])
+    stored = [proof.get("stored_bits_per_param_step") for _, proof in shown]
     axes[0, 0].plot(decays, -np.log2(decays), label="least possible, log₂(1/γ)", color=GUIDE, zorder=1)
     axes[0, 0].plot(decays, stored, "o", label="stored", color=COLOURS[1])
     axes[0, 0].set(xscale="logit", yscale="log")
@@ -181,16 +183,16 @@ def has_naive_reversal(data: JobData) -> bool:
 def naive_reversal(data: JobData) -> Figure:
     """How far reversal in ordinary floats strays; the exact one misses by 0 bits."""
     figure, axes = blank()
-    _, found = data.diagnosed("naive_reversal")[-1]
+    iteration, found = data.diagnosed("naive_reversal")[-1]
     distances = np.array([np.nan if one is None else one for one in found["distances"]], float)
-    missed = data.rows[-1].certificate.get("mismatched_bits")
+    missed = next(row for row in data.rows if row.iteration == iteration).certificate.get("mismatched_bits")
     only, steps = axes[0, 0], np.array(found["steps"])
     only.plot(steps, np.where(distances > 0, distances, np.nan), label="in ordinary floats")
     only.axhline(1, color=GUIDE, linestyle="--", linewidth=1, zorder=1)
     only.annotate("as far off as 0", (steps.max(), 1), (2, 3), textcoords="offset points", fontsize=8, color=GUIDE)
     only.set(xlabel="step that is recovered, from the last to the first", yscale="log")
     only.set_ylabel("‖w recovered − w‖ / ‖w‖")
-    title(only, f"reversal in ordinary floats; by exact reversal {missed} bits of the start differ")
+    title(only, f"reversal in ordinary floats; by exact reversal {missed or 0} bits of the start differ")
     only.invert_xaxis()
     return figure
 

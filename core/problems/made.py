@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core import alphabets, datasets
+from core.datasets import GivenData
 from core.hyperparameters import layouts_of
 from core.problems.classifier import Classifier
 from core.problems.inner import InnerProblem
@@ -12,17 +13,21 @@ from core.shapes import groups_for
 from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
 
 
-def inner_problem(spec: JobSpec) -> InnerProblem:
+def inner_problem(spec: JobSpec, given: GivenData | None = None) -> InnerProblem:
     """The spec's inner problem, with its data loaded.
+
+    Args:
+        spec: the job.
+        given: its data, where they were uploaded.
 
     Raises:
         InvalidSpec: a data set is missing, damaged, or smaller than asked for.
     """
-    groups = groups_for(spec)
+    groups = groups_for(spec, None if given is None else given.info)
     layouts = layouts_of(spec, groups)
     match spec.problem:
         case ClassifierProblem(dataset=dataset):
-            return Classifier(spec, groups, layouts, datasets.load(dataset))
+            return Classifier(spec, groups, layouts, datasets.load(dataset, given))
         case MultitaskProblem(dataset=dataset):
             return Multitask(spec, groups, layouts, alphabets.load(dataset))
         case _:

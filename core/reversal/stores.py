@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from core.errors import StorageFull
+from core.errors import OutOfDisk
+
+_LEFT_TO_OTHERS = 128 << 20  # bytes of a disk; a database that finds none stops
 
 
 class Store(Protocol):
@@ -122,6 +125,9 @@ class DiskStore:
         if self._in_flight is None:
             return
         values, self._in_flight = np.asarray(self._in_flight), None
+        free = shutil.disk_usage(self._folder).free
+        if values.nbytes > free - _LEFT_TO_OTHERS:
+            raise OutOfDisk(self._folder, values.nbytes, free)
         try:
             self._file.seek(self._end)
             rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
@@ -130,6 +136,6 @@ class DiskStore:
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise
-            raise StorageFull(self._folder, self._end + values.nbytes) from error
+            raise OutOfDisk(self._folder, values.nbytes, shutil.disk_usage(self._folder).free) from error
         self._shapes.append((values.shape, values.dtype))
         self._end += values.nbytes

@@ -40,6 +40,14 @@ def restore_units(state: State, change: UnitChange, store: Store) -> State:
     return state
 
 
+def with_units_after(state: State, change: UnitChange) -> State:
+    """With the units that a state has after they changed, and the same integers."""
+    for place, bits in change.items():
+        number = number_at(state, place)
+        state = with_number(state, place, number._replace(unit=_times(number.unit, _power(bits))))
+    return state
+
+
 def with_units_before(state: State, change: UnitChange) -> State:
     """With the units that a state had before they changed, and the same integers."""
     for place, bits in change.items():

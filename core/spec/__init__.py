@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,10 +36,12 @@ from core.spec.problems import (
     Problem,
     Split,
     ToyProblem,
+    UploadedDataset,
 )
 
 MAX_STEPS = 1_000_000
 MAX_PATH_STEPS = 10_000
+MAX_DIAGNOSED = 1_000_000  # numbers that diagnostics keep of a job
 
 _EPSILON = Positive(initial=1e-8)
 OPTIMIZERS: dict[str, dict[str, Scheduled]] = {
@@ -75,6 +77,7 @@ _ALSO_OF_PROBLEM = {
 
 
 _DOMAINS = {"log": "above 0", "logit": "inside (0, 1)"}
+_NEVER_NEGATIVE = ("init_scale", "l2")  # whatever their transform
 
 
 def _completed(given: Hyperparameter, default: Hyperparameter | None) -> Hyperparameter:
@@ -99,6 +102,13 @@ class Training(Part):
         description="fresh: new initial weights in every meta-iteration; a number: the same every time",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="in which gradients are computed")
+    checkpoints: Int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="stretches that training is run backward in. With more than one its bits take less memory, each "
+        "stretch but the last is trained twice, and a long training whose worker is lost goes on with the stretch",
+    )
 
 
 class JobSpec(Part):
@@ -122,13 +132,16 @@ class JobSpec(Part):
     @property
     def used(self) -> dict[str, Hyperparameter]:
         """All hyperparameters that training depends on, given or not, by name, in a fixed order."""
-        problem, given = self.problem.kind, self.hyperparameters.given
-        defaults: dict[str, Hyperparameter] = {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[problem]}
+        given, defaults = self.hyperparameters.given, self._defaults
         if isinstance(self.problem, ClassifierProblem) and self.problem.synthetic_examples is not None:
             defaults["inputs"] = Inputs()
         if "initial_weights" in given:
             del defaults["init_scale"]
-        return defaults | {name: _completed(one, defaults.get(name)) for name, one in given.items()}
+        return defaults | given
+
+    @property
+    def _defaults(self) -> dict[str, Hyperparameter]:
+        return {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[self.problem.kind]}
 
     @property
     def num_iterations(self) -> int:
@@ -136,6 +149,27 @@ class JobSpec(Part):
         if self.kind == "hypergradient":
             return self.seeds.count
         return self.meta.num_iterations if self.scan is None else self.scan.num_points
+
+    @property
+    def uploaded(self) -> UploadedDataset | None:
+        """The uploaded data that it is about, if it is."""
+        dataset = self.problem.dataset if isinstance(self.problem, ClassifierProblem) else None
+        return dataset if isinstance(dataset, UploadedDataset) else None
+
+    def pinned(self, sha256: str) -> JobSpec:
+        """The same about uploaded data of this digest: an id means something to one server only."""
+        if self.uploaded is None:
+            raise ValueError("the job is not about uploaded data")
+        dataset = self.uploaded.model_copy(update={"sha256": sha256})
+        return self.model_copy(update={"problem": self.problem.model_copy(update={"dataset": dataset})})
+
+    @model_validator(mode="after")
+    def _starts_are_said(self) -> JobSpec:
+        """A start that is left out is the optimizer's own. It is written down: what is stored must say the same."""
+        defaults = self._defaults
+        said = {name: _completed(one, defaults.get(name)) for name, one in self.hyperparameters.given.items()}
+        object.__setattr__(self, "hyperparameters", self.hyperparameters.model_copy(update=said))
+        return self
 
     @model_validator(mode="after")
     def _batch_fits(self) -> JobSpec:
@@ -150,6 +184,14 @@ class JobSpec(Part):
             raise ValueError(
                 f"training.batch_size {size} exceeds problem.{where} {problem.num_training_examples}; "
                 "lower the batch size or train on more examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> JobSpec:
+        if self.engine == "unrolled" and self.training.checkpoints > 1:
+            raise ValueError(
+                "training.checkpoints has no effect on the unrolled engine; leave it out or choose another engine"
             )
         return self
 
@@ -203,6 +245,8 @@ class JobSpec(Part):
             )
         if self.diagnostics.path and self.training.num_steps > MAX_PATH_STEPS:
             raise ValueError(f"diagnostics.path keeps {MAX_PATH_STEPS} steps at most; lower training.num_steps")
+        self._diagnostics_are_bounded()
+        self._only_descents_are_guided()
         if self.kind != "learn" and self.meta.warm_start is not None:
             raise ValueError(
                 f"meta.warm_start comes before a descent, and {self.kind} jobs have none; leave it out"
@@ -231,11 +275,36 @@ class JobSpec(Part):
             self._in_domain("meta.warm_start.search", name, (interval.low, interval.high))
         return self
 
+    def _diagnostics_are_bounded(self) -> None:
+        """What is kept of a job in rows must fit into the memory that draws it."""
+        asked = self.diagnostics
+        if not asked.every:
+            return
+        each = asked.finite_differences + (2 * (self.training.num_steps + 1) if asked.path else 0)
+        times = -(-self.num_iterations // asked.every)
+        if each * times > MAX_DIAGNOSED:
+            raise ValueError(
+                f"diagnostics would keep {each * times} numbers, more than {MAX_DIAGNOSED}; raise diagnostics.every"
+            )
+
+    def _only_descents_are_guided(self) -> None:
+        if self.kind == "learn":
+            return
+        for name in ("clip", "safeguard"):
+            if getattr(self.meta, name) is not None:
+                raise ValueError(f"meta.{name} guides a descent, and {self.kind} jobs have none; leave it out")
+        if self.meta.stop_when.hypergradient_norm_grows is not None:
+            raise ValueError(
+                f"meta.stop_when.hypergradient_norm_grows ends a descent, and {self.kind} jobs have none; leave it out"
+            )
+
     def _in_domain(self, where: str, name: str, values: tuple[float, ...]) -> None:
         transform = self.used[name].transform
         for value in values:
             if transform != "identity" and value <= 0:
                 raise ValueError(f"{where}: {name} cannot be {value:g}; give values {_DOMAINS[transform]}")
+            if name in _NEVER_NEGATIVE and value < 0:
+                raise ValueError(f"{where}: {name} cannot be {value:g}; give values of 0 or more")
             if transform == "logit" and value >= 1:
                 raise ValueError(f"{where}: {name} cannot be {value:g}; give values {_DOMAINS[transform]}")
 
@@ -246,8 +315,11 @@ class JobSpec(Part):
             )
 
     def sha256(self) -> str:
-        """Digest of the canonical JSON of everything but the name."""
-        document = self.model_dump(mode="json", exclude={"name"})
+        """Digest of the canonical JSON of everything but the name, and the id of data whose digest stands beside it."""
+        unneeded: dict[str, Any] = {"name": True}
+        if self.uploaded is not None and self.uploaded.sha256 is not None:
+            unneeded["problem"] = {"dataset": {"id"}}
+        document = self.model_dump(mode="json", exclude=unneeded)
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -284,5 +356,6 @@ __all__ = [
     "TaskMixing",
     "ToyProblem",
     "Training",
+    "UploadedDataset",
     "WarmStart",
 ]

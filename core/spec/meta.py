@@ -152,8 +152,10 @@ class Scan(Part):
     values: tuple[Float, ...] | None = Field(
         None, min_length=1, max_length=MAX_ITERATIONS, description="natural values to visit"
     )
-    start: Float | None = Field(None, description="or: the first unconstrained value (log or logit) of a grid")
-    stop: Float | None = Field(None, description="the last one")
+    start: Float | None = Field(
+        None, ge=-1000, le=1000, description="or: the first unconstrained value (log or logit) of a grid"
+    )
+    stop: Float | None = Field(None, ge=-1000, le=1000, description="the last one")
     num: Int | None = Field(None, gt=1, le=MAX_ITERATIONS, description="how many there are")
 
     @model_validator(mode="after")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from core.spec.base import Bool, Float, Int, Part
 
@@ -12,6 +12,15 @@ MAX_WIDTH = 8192
 MAX_EXAMPLES = 1_000_000
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-f]{24}$")]
+Corrupted = Annotated[
+    Float,
+    Field(
+        ge=0,
+        le=1,
+        description="share of the training labels that are replaced by another class, by a fixed draw: data to clean",
+    ),
+]
 OuterLoss = Annotated[
     Literal["train", "valid"],
     Field(description="mean cross-entropy of the trained model over the whole of this part"),
@@ -32,16 +41,41 @@ class Split(Part):
 
 
 class Dataset(Part):
-    """Which data, and how it is divided."""
+    """Data by name, and how they are divided."""
 
     name: DatasetName = Field(description="digits, or a folder of the data folder")
     split: Split
-    corrupted: Float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of the training labels that are replaced by another class, by a fixed draw: data to clean",
+    corrupted: Corrupted = 0.0
+
+
+class UploadedDataset(Part):
+    """Data that were uploaded to the job's project, and how they are divided."""
+
+    id: DatasetId = Field(description="as POST /v1/datasets has answered")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="of the data; added when the job is created, and checked where it is given"
     )
+    split: Split
+    corrupted: Corrupted = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_once(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "name" in given:
+            raise ValueError(
+                "has an id and a name; give the id of uploaded data, or the name of data that are here"
+            )
+        return given
+
+
+def _named_how(given: Any) -> str:
+    by_id = isinstance(given, UploadedDataset) or (isinstance(given, dict) and "id" in given)
+    return "by_id" if by_id else "by_name"
+
+
+AnyDataset = Annotated[
+    Annotated[Dataset, Tag("by_name")] | Annotated[UploadedDataset, Tag("by_id")], Discriminator(_named_how)
+]
 
 
 class LogisticRegression(Part):
@@ -70,7 +104,7 @@ class ClassifierProblem(Part):
     """Fit a classifier."""
 
     kind: Literal["classifier"]
-    dataset: Dataset
+    dataset: AnyDataset
     model: Model
     outer_loss: OuterLoss = "valid"
     synthetic_examples: Int | None = Field(

@@ -31,6 +31,15 @@ class StateConflict(CoreError):  # noqa: N818
         return {"state": self.state}
 
 
+class UnknownDelivery(CoreError):  # noqa: N818
+    """No delivery of this id of the job."""
+
+    code = "unknown_delivery"
+
+    def __init__(self, delivery_id: UUID) -> None:
+        super().__init__(f"no delivery {delivery_id} of this job; its `deliveries` lists those there are")
+
+
 class NothingLearned(CoreError):  # noqa: N818
     """There are no learned hyperparameters yet."""
 
@@ -74,6 +83,40 @@ class Pruned(CoreError):  # noqa: N818
     def details(self) -> dict[str, Any]:
         """The iterations whose values there are."""
         return {"kept": self.kept}
+
+
+class UnknownUpload(CoreError):  # noqa: N818
+    """No uploaded data set of this id in the project."""
+
+    code = "unknown_dataset"
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(f"no data set {dataset_id} in this project; GET /v1/datasets lists those there are")
+
+
+class DatasetDeleted(CoreError):  # noqa: N818
+    """What a job was to learn from is no longer there."""
+
+    code = "unknown_dataset"
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(f"data set {dataset_id} was deleted; upload the data again, and create a job about them")
+
+
+class DatasetInUse(CoreError):  # noqa: N818
+    """Jobs that have not ended learn from it."""
+
+    code = "dataset_in_use"
+
+    def __init__(self, dataset_id: str, jobs: int) -> None:
+        self.jobs = jobs
+        super().__init__(
+            f"jobs that have not ended, {jobs} of them, learn from data set {dataset_id}; wait for that, or cancel them"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """How many jobs."""
+        return {"jobs": self.jobs}
 
 
 class InvalidCursor(CoreError):  # noqa: N818

@@ -14,6 +14,7 @@ from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from core.store import webhooks
 from core.store.arrays import as_json
 from core.store.models import Event, Job
 
@@ -37,13 +38,15 @@ class Kind(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WEBHOOK_DISABLED = "webhook_disabled"  # its receiver wants no more
+    WEBHOOK_ENABLED = "webhook_enabled"  # a delivery was asked for anew
 
 
 ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 
 
 def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
-    """Keep an event of a job that this transaction changes; returns its number."""
+    """Keep an event of a job that this transaction changes, and have its webhook told of an end; returns its number."""
     numbered = (
         update(Job)
         .where(Job.id == job_id)
@@ -56,7 +59,11 @@ def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
     )
     statement = insert(Event).from_select(["job_id", "number", "kind", "data"], row)
     # one statement, as every round trip holds the job's lock for longer
-    return session.execute(statement.returning(Event.number, func.pg_notify(CHANNEL, str(job_id)))).scalar_one()
+    found = session.execute(statement.returning(Event.number, func.pg_notify(CHANNEL, str(job_id))))
+    number: int = found.scalar_one()
+    if kind in ENDS:
+        webhooks.tell(session, job_id, kind.value)
+    return number
 
 
 def page(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequence[Event]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ from sqlalchemy.orm import Session, defer
 
 from core.hyperparameters import Group, Layout, count_learned, layouts_of
 from core.spec import JobSpec
-from core.store import events, outbox
+from core.store import cursors, events, outbox
 from core.store.arrays import as_json
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
 from core.store.events import Kind
@@ -60,6 +58,7 @@ def create(
         preset=preset,
         spec=as_json(spec.model_dump(mode="json")),
         spec_sha256=spec.sha256(),
+        dataset_id=None if spec.uploaded is None else spec.uploaded.id,
         queue=queue,
         groups=[{"name": group.name, "shape": list(group.shape)} for group in groups],
         num_hyperparameters=num_hyperparameters,
@@ -108,12 +107,7 @@ def page(
     query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     found = session.scalars(query).all()
     more = len(found) > limit
-    return Page(found[:limit], cursor_after(found[limit - 1]) if more else None)
-
-
-def cursor_after(job: Job) -> str:
-    """Where the page after this job begins."""
-    return base64.urlsafe_b64encode(f"{job.created_at.isoformat()} {job.id}".encode()).decode().rstrip("=")
+    return Page(found[:limit], cursors.encode(found[limit - 1].created_at, found[limit - 1].id) if more else None)
 
 
 def cancel(session: Session, project_id: UUID, job_id: UUID) -> Job:
@@ -260,12 +254,8 @@ def _is(project_id: UUID, job_id: UUID) -> tuple[Any, Any]:
 
 
 def _place(cursor: str) -> tuple[datetime, UUID]:
+    created_at, job_id = cursors.decode(cursor)
     try:
-        decoded = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
-        created_at, _, job_id = decoded.partition(" ")
-        place = datetime.fromisoformat(created_at), UUID(job_id)
-    except (ValueError, binascii.Error) as error:
+        return created_at, UUID(job_id)
+    except ValueError as error:
         raise InvalidCursor from error
-    if place[0].tzinfo is None:
-        raise InvalidCursor
-    return place

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import case, func, literal, select, update
+from sqlalchemy import ColumnElement, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
+from core.errors import CoreError
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
-from core.store import clock, events, iterations, learned, measured, outbox, trials
+from core.store import events, iterations, learned, measured, outbox, trials
 from core.store.arrays import as_json
 from core.store.errors import Fenced, WorkerLost
 from core.store.events import Kind
@@ -78,6 +79,11 @@ def renew(session: Session, lease: Lease, seconds: float) -> Wish:
     """Hold the job for `seconds` more; returns what its owner wants."""
     until = func.clock_timestamp() + timedelta(seconds=seconds)
     return _wish(_write(session, lease, lease_expires_at=until))
+
+
+def device_seconds(session: Session, lease: Lease) -> float:
+    """That the job has taken so far, in all its attempts."""
+    return session.execute(select(Job.device_seconds).where(Job.id == lease.job_id)).scalar_one()
 
 
 def work(session: Session, lease: Lease) -> Work:
@@ -202,18 +208,28 @@ def reap(session: Session, max_attempts: int) -> int:
 
     They are queued again, unless cancelled or paused meanwhile, or too often lost without progress.
     """
+    overdue = (
+        select(Job.id)
+        # not clock_timestamp(), which is another in every row: no index could be searched for it
+        .where(Job.state == State.RUNNING, Job.lease_expires_at < func.statement_timestamp())
+        .with_for_update(skip_locked=True)
+    )
+    return _take_back(session, Job.id.in_(overdue), max_attempts, WorkerLost(max_attempts))
+
+
+def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError) -> None:
+    """Take the job from the holder of the lease, whose process has died or is about to. As `reap`, but at once."""
+    held = (Job.id == lease.job_id) & (Job.state == State.RUNNING) & (Job.lease_epoch == lease.epoch)
+    if not _take_back(session, held, max_attempts, why):
+        raise Fenced(lease.job_id, lease.epoch)
+
+
+def _take_back(session: Session, which: ColumnElement[bool], max_attempts: int, why: CoreError) -> int:
     lost = Job.attempts_without_progress >= max_attempts
-    last = WorkerLost(max_attempts)
-    error = literal(_error(last.code, str(last), last.details()), Job.error.type)
+    error = literal(_error(why.code, str(why), why.details()), Job.error.type)
     rows = session.execute(
         update(Job)
-        .where(
-            Job.id.in_(
-                select(Job.id)
-                .where(Job.state == State.RUNNING, Job.lease_expires_at < clock.now())
-                .with_for_update(skip_locked=True)
-            )
-        )
+        .where(which)
         .values(
             state=case(
                 (Job.cancel_requested, State.CANCELLED),
@@ -230,7 +246,7 @@ def reap(session: Session, max_attempts: int) -> int:
         .returning(Job.id, Job.queue, Job.state)
     ).all()
     for row in rows:
-        _after_release(session, row.id, row, reason=last.code, code=last.code, message=str(last))
+        _after_release(session, row.id, row, reason=why.code, code=why.code, message=str(why))
     return len(rows)
 
 

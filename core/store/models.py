@@ -20,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    UniqueConstraint,
     false,
     func,
     text,
@@ -341,7 +342,10 @@ class Dataset(Base):
     """An uploaded data set of a project."""
 
     __tablename__ = "datasets"
-    __table_args__ = (Index("ix_datasets_project_id_created_at_id", "project_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_datasets_project_id_created_at_id", "project_id", "created_at", "id"),
+        UniqueConstraint("project_id", "sha256", "name"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # ds_…
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))

@@ -12,7 +12,6 @@ from sqlalchemy import ColumnElement, delete, exists, func, make_url, select, up
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core.store import clock
 from core.store.models import Job, State, WakeUp
 
 _CHANNEL = "retrograd_outbox"
@@ -83,7 +82,8 @@ def republish(session: Session, queue: str, seconds: float) -> int:
 
 
 def _long_ago(seconds: float) -> ColumnElement[datetime]:
-    return clock.now() - timedelta(seconds=seconds)
+    # of the statement, not the clock's own time, which is another in every row: no index could be searched for it
+    return func.statement_timestamp() - timedelta(seconds=seconds)
 
 
 class Listener:

@@ -53,6 +53,7 @@ def upgrade() -> None:
         _to_project("datasets"),
         sa.ForeignKeyConstraint(["sha256"], ["blobs.sha256"], name=op.f("fk_datasets_sha256")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
+        sa.UniqueConstraint("project_id", "sha256", "name", name=op.f("uq_datasets_project_id_sha256_name")),
     )
     op.create_index("ix_datasets_project_id_created_at_id", "datasets", ["project_id", "created_at", "id"])
     op.create_index(op.f("ix_datasets_sha256"), "datasets", ["sha256"])

@@ -7,6 +7,7 @@ import sys
 from core.errors import CoreError
 from retrograd.cli.app import app
 from retrograd.cli.console import complain
+from retrograd.cli.datasets import datasets
 from retrograd.cli.doctor import doctor
 from retrograd.cli.jobs import cancel, presets, status, submit, watch
 from retrograd.cli.results import download, figures
@@ -14,6 +15,7 @@ from retrograd.cli.server import demo, up
 
 for command in (demo, up, submit, status, watch, download, figures, cancel, presets, doctor):
     app.command()(command)
+app.add_typer(datasets)
 
 
 def main() -> None:

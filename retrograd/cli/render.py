@@ -130,6 +130,22 @@ def presets_table(presets: Iterable[Json]) -> Table:
     return table
 
 
+def datasets_table(datasets: Iterable[Json]) -> Table:
+    """One line a data set."""
+    table = Table("data set", "name", "inputs", "classes", "bytes", "uploaded", box=None, pad_edge=False)
+    for dataset in datasets:
+        shape = " × ".join(map(str, dataset["inputs"]["shape"]))
+        table.add_row(
+            dataset["id"],
+            escape(dataset["name"]),
+            f"{shape} {dataset['inputs']['dtype']}",
+            str(len(dataset["class_counts"])),
+            f"{dataset['bytes']:,}",
+            dataset["created_at"][:19].replace("T", " "),
+        )
+    return table
+
+
 def _iterations(preset: Json) -> str:
     if preset["kind"] == "scan":
         scan = preset["scan"]

@@ -179,10 +179,12 @@ class Stack:
         env = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         env.setdefault("RETROGRAD_QUEUE", "cpu")
         env.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax-cache"))
+        env.setdefault("RETROGRAD_SCRATCH", str(folder / "scratch"))
         env |= {
             "RETROGRAD_DATABASE_URL": database_url,
             "RETROGRAD_BROKER_URL": broker_url,
             "RETROGRAD_BOOTSTRAP_API_KEY": self.api_key,
+            "RETROGRAD_STORAGE_URL": str(folder / "blobs"),
             "TMPDIR": str(_empty(folder / "tmp")),  # signs of life lie there: not those of another stack
             "PYTHONSAFEPATH": "1",  # a folder called `api` or `worker` where we run must not be imported
             "PYTHONUNBUFFERED": "1",

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ from core.store import jobs, keys, leases
 from core.store.models import Job, WakeUp
 from tests.api.problems import assert_problem
 from tests.builders import claim, document, record, values
+from tests.conftest import serving
 
 FOUND = Evaluation(Losses(1.0, 2.0, math.nan, 4.0), {"test_accuracy": 0.5})
 
@@ -311,6 +313,27 @@ def test_figures_are_listed_and_drawn(client, sessions, job):
         assert (png.headers["content-type"], png.content[:4]) == ("image/png", b"\x89PNG")
         assert svg.headers["content-type"].startswith("image/svg+xml")
         assert b"<svg" in svg.content
+
+
+def test_more_figures_than_there_is_room_for_come_later(client, sessions, job, monkeypatch):
+    from api.routes import figures
+
+    work(sessions, job)
+    monkeypatch.setattr(figures, "_places", threading.BoundedSemaphore(1))
+    path = f"/v1/jobs/{job['id']}/figures/losses.png"
+    with figures._places:
+        answer = client.get(path)
+        assert_problem(answer, 503, "busy")
+        assert answer.headers["Retry-After"]
+    assert client.get(path).status_code == 200
+
+
+def test_seeds_whose_hypergradients_do_not_fit_together_are_refused(settings):
+    small = settings.model_copy(update={"max_hyperparameters": 21})
+    with serving(small) as client:
+        assert client.post("/v1/jobs", json=document({"meta.seeds_per_iteration": 8})).status_code == 202
+        answer = client.post("/v1/jobs", json=document({"meta.seeds_per_iteration": 9}))
+        assert assert_problem(answer, 422, "invalid_spec")["errors"][0]["loc"] == ["meta", "seeds_per_iteration"]
 
 
 def test_a_figure_that_there_is_not_is_told_the_others(client, sessions, job):

@@ -156,3 +156,29 @@ def test_provenance_tells_what_the_result_depends_on():
     assert provenance["spec_sha256"] == small().sha256()
     assert len(provenance["dataset_sha256"]) == 64
     assert {"jax", "jaxlib", "python", "numpy", "optax"} <= set(provenance["versions"])
+
+
+def test_a_training_with_checkpoints_goes_on_within_a_meta_iteration(tmp_path):
+    class Died(Exception):
+        pass
+
+    def dying():
+        if any(tmp_path.rglob("back *.npz")):  # on the way back, with a stretch undone
+            raise Died
+
+    spec = small(training__checkpoints=3, meta__num_iterations=2)
+    whole = list(Learner.from_spec(spec).run())
+    assert {record.certificate["engine"] for record in whole} == {"hybrid"}
+    with pytest.raises(Died):
+        next(Learner.from_spec(spec, interrupt=dying, keep_in=tmp_path).run())
+    calls = []
+    again = list(Learner.from_spec(spec, interrupt=lambda: calls.append(1), keep_in=tmp_path).run())
+    assert list(tmp_path.iterdir()) == []
+    for one, other in zip(again, whole, strict=True):
+        assert one.certificate == other.certificate
+        for name, values in one.checkpoint.values.items():
+            np.testing.assert_array_equal(values, other.checkpoint.values[name])
+    calls_again = len(calls)
+    calls.clear()
+    list(Learner.from_spec(spec, interrupt=lambda: calls.append(1)).run())
+    assert calls_again < len(calls)

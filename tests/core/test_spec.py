@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from core import presets
-from core.spec import JobSpec
+from core.spec import OPTIMIZERS, JobSpec
 
 
 def document(**changes):
@@ -24,6 +24,16 @@ def test_presets_are_complete_and_survive_a_round_trip(name):
     spec = presets.get(name)
     assert spec.name == name
     assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_a_stored_specification_starts_where_the_given_one_does(optimizer):
+    learned = {name: {"learn": one.initial > 0} for name, one in OPTIMIZERS[optimizer].items()}
+    spec = JobSpec.model_validate(document(training__optimizer=optimizer, hyperparameters=learned))
+    stored = JobSpec.model_validate(spec.model_dump(mode="json"))
+    assert stored.used == spec.used
+    for name, one in OPTIMIZERS[optimizer].items():
+        assert stored.used[name].initial == one.initial, name
 
 
 def test_unknown_presets_are_named_with_the_known_ones():
@@ -66,8 +76,13 @@ def test_unknown_presets_are_named_with_the_known_ones():
         ("hyperparameters__init_scale__per", ["step"], ("hyperparameters", "init_scale", "per", 0), "group"),
         ("hyperparameters__l2", {"per": ["group", "weight"]}, ("hyperparameters", "l2", "per"), "give it alone"),
         ("hyperparameters", {}, ("hyperparameters",), "nothing to learn"),
-        ("problem__dataset__name", "../etc", ("problem", "classifier", "dataset", "name"), "pattern"),
-        ("problem__dataset__split__train", -1, ("problem", "classifier", "dataset", "split", "train"), "greater"),
+        ("problem__dataset__name", "../etc", ("problem", "classifier", "dataset", "by_name", "name"), "pattern"),
+        (
+            "problem__dataset__split__train",
+            -1,
+            ("problem", "classifier", "dataset", "by_name", "split", "train"),
+            "greater",
+        ),
         ("problem__model__hidden", [50] * 9, ("problem", "classifier", "model", "mlp", "hidden"), "at most 8"),
         ("problem__model__kind", "cnn", ("problem", "classifier", "model"), "mlp"),
         ("meta__num_iterations", 0, ("meta", "num_iterations"), "greater than 0"),

@@ -70,7 +70,7 @@ def test_every_service_is_watched_and_waits_for_what_it_needs():
 def test_no_secret_stands_in_the_file_and_none_has_a_default():
     for service in SERVICES.values():
         for name, value in service["environment"].items():
-            if re.search("PASSWORD|KEY|AUTH|_URL", name):
+            if re.search("PASSWORD|KEY|AUTH|(DATABASE|BROKER)_URL", name):
                 assert re.search(r"\$\{\w+:\?[^}]+\}", value), name
     for missing in ENVIRONMENT:
         partial = {name: value for name, value in ENVIRONMENT.items() if name != missing}
@@ -98,6 +98,15 @@ def test_images_are_pinned_and_volumes_declared():
         assert re.fullmatch(r"\w+:\d+\.\d+(\.\d+)?(-\w+)?", service["image"]), name
         named = {mount.split(":")[0] for mount in service.get("volumes", []) if mount[0] not in "$./"}
         assert named <= COMPOSE["volumes"].keys(), name
+
+
+def test_uploaded_data_are_shared_by_all_that_handle_them():
+    services = interpolate(SERVICES, ENVIRONMENT)
+    for name in ("api", "worker", "worker-gpu", "janitor"):
+        assert services[name]["environment"]["RETROGRAD_STORAGE_URL"] == "/storage", name
+        assert "storage:/storage" in services[name]["volumes"], name
+    assert services["api"]["environment"]["TMPDIR"] == "/storage"  # /tmp is memory
+    assert "-o retrograd -g retrograd /storage" in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_gpu_worker_is_a_worker_with_a_gpu():
@@ -140,6 +149,7 @@ class Deployment:
             "0.0.0.0": "127.0.0.1",
             "127.0.0.1:8000": f"127.0.0.1:{self.port}",
             "/data": str(folder),
+            "/storage": str(folder / "storage"),
         }
         self._services = services
         self.running: dict[str, psutil.Popen] = {}

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text, update
 
 from benchmarks.filling import fill
-from core.store import jobs, leases, outbox
+from core.store import cursors, deliveries, jobs, leases, outbox, retention
 from core.store.models import Job, State
 from core.store.session import close_store, open_store
 from tests.conftest import database
@@ -85,8 +85,9 @@ def _read(plan):
 def test_a_page_of_jobs_reads_no_more_than_it_shows(filled, which, page, filters):
     sessions, projects = filled
     with sessions() as session:
-        first = jobs.page(session, projects[which], limit=3 * LIMIT)
-        after = jobs.cursor_after(first.jobs[len(first.jobs) // 2]) if page else None
+        first = jobs.page(session, projects[which], limit=3 * LIMIT).jobs
+        middle = first[len(first) // 2]
+        after = cursors.encode(middle.created_at, middle.id) if page else None
         read, plans = rows_read(
             session, lambda session: jobs.page(session, projects[which], **filters, after=after, limit=LIMIT)
         )
@@ -97,6 +98,8 @@ ROUNDS = {  # what the janitor asks every second, whether or not there is anythi
     "reap": lambda session: leases.reap(session, 3),
     "is anything to be published": outbox.is_empty,
     "publish": lambda session: outbox.publish(session, lambda job_id, queue: None),
+    "sweep": lambda session: retention.sweep(session, 3.0),
+    "is anything to be delivered": lambda session: deliveries.claim(session, 30.0),
     "is anything overdue": lambda session: outbox.overdue_queues(session, 30.0),
 }
 

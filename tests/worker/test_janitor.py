@@ -132,6 +132,24 @@ def test_a_frozen_broker_holds_up_nobody_for_long(sessions, project, janitor, va
     assert broker.llen("cpu") >= 1  # what was on its way may have arrived as well
 
 
+def test_ended_jobs_go_when_the_settings_say_so(sessions, settings, project, janitor):
+    def jobs_left():
+        with sessions() as session:
+            return session.scalar(text("SELECT count(*) FROM jobs"))
+
+    for _ in range(3):
+        create(sessions, project)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET state = 'cancelled', ended_at = now() - interval '2 days'"))
+    waits = create(sessions, project)
+    janitor.round()
+    assert jobs_left() == 4  # by default for ever
+    for days, left in ((3, 4), (1, 1)):
+        Janitor(sessions, settings.model_copy(update={"retention_days": days})).round()
+        assert jobs_left() == left
+    assert read(sessions, project, waits).state == State.QUEUED
+
+
 def test_as_a_process_it_publishes_at_once_and_survives_its_servers(
     sessions, settings, project, broker, postgres, valkey, tmp_path
 ):

@@ -1,7 +1,11 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from core.errors import FixedPointOverflow
 from core.store import jobs, leases
@@ -143,3 +147,146 @@ def test_after_a_long_outage_the_job_is_left_to_the_janitor(sessions, project, q
     with leased(sessions, job_id, brief, threading.Event()) as lease:
         lease.run(always_fails)
     assert read(sessions, project, job_id).state == State.RUNNING  # until its lease runs out
+
+
+@contextmanager
+def failing(sessions, table, when):
+    """Every `when` on a table fails as on a full disk."""
+    with sessions.begin() as session:
+        session.execute(
+            text(
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'could not extend file'; END $$"
+            )
+        )
+        session.execute(
+            text(f"CREATE TRIGGER full_disk BEFORE {when} ON {table} FOR EACH ROW EXECUTE FUNCTION full_disk()")
+        )
+    try:
+        yield
+    finally:
+        with sessions.begin() as session:
+            session.execute(text("DROP FUNCTION full_disk CASCADE"))
+
+
+def test_a_full_disk_is_waited_for_as_long_as_the_lease_is_renewed(sessions, project, quick, job_id, caplog):
+    brief = quick.model_copy(update={"lease_seconds": 0.2})
+    with leased(sessions, job_id, brief, threading.Event()) as lease, ThreadPoolExecutor(1) as pool:
+        with failing(sessions, "checkpoints", "INSERT"):
+            saving = pool.submit(lease.run, leases.save_iteration, record(0, best=0, best_loss=1.0))
+            eventually(lambda: caplog.text.count("could not extend file") > 1)  # the second lies beyond 0.2 s
+            assert not saving.done()
+        saving.result(10)
+        lease.run(finish)
+    job = read(sessions, project, job_id)
+    assert (job.state, job.attempt, job.meta_iteration) == (State.SUCCEEDED, 1, 1)
+
+
+def test_a_disk_too_full_to_renew_leaves_the_job_to_the_janitor(sessions, project, quick, job_id):
+    brief = quick.model_copy(update={"lease_seconds": 0.2})
+    with failing(sessions, "jobs", "UPDATE"), pytest.raises(OperationalError):
+        cancel(sessions, project, job_id)  # the control: nothing can be written
+    with leased(sessions, job_id, brief, threading.Event()) as lease, failing(sessions, "jobs", "UPDATE"):
+        lease.run(leases.save_iteration, record(0))
+    assert read(sessions, project, job_id).state == State.RUNNING
+    with sessions.begin() as session:
+        assert leases.reap(session, 3) == 1
+    assert read(sessions, project, job_id).state == State.QUEUED
+
+
+def test_a_full_disk_holds_no_job_that_its_owner_wants_ended(sessions, project, quick, job_id):
+    brief = quick.model_copy(update={"lease_seconds": 0.2})
+    with failing(sessions, "checkpoints", "INSERT"):
+        with leased(sessions, job_id, brief, threading.Event()) as lease:
+            cancel(sessions, project, job_id)
+            lease.run(leases.save_iteration, record(0))
+        eventually(lambda: reaped(sessions))
+    assert read(sessions, project, job_id).state == State.CANCELLED
+
+
+def reaped(sessions):
+    with sessions.begin() as session:
+        return leases.reap(session, 3)
+
+
+@pytest.fixture
+def process_ends(monkeypatch):
+    """What would end the process is counted instead."""
+    ends = []
+    monkeypatch.setattr("worker.lease._end_process", lambda: ends.append(1))
+    return ends
+
+
+def test_a_job_that_takes_too_much_memory_is_failed_and_its_process_ends(
+    sessions, project, quick, job_id, process_ends
+):
+    small = quick.model_copy(update={"job_memory_bytes": 50 << 20})
+    with leased(sessions, job_id, small, threading.Event()) as lease:
+        lease.run(leases.save_iteration, record(0, best=0, best_loss=1.0))
+        taken = np.ones(100 << 20, np.uint8)
+        eventually(lambda: process_ends)
+        with pytest.raises(Fenced):  # what goes on can write nothing more
+            lease.run(finish)
+        raise ShuttingDown
+    job = read(sessions, project, job_id)
+    assert (job.state, job.error["code"], job.meta_iteration) == (State.FAILED, "out_of_memory", 1)
+    assert job.error["details"]["limit"] == 50 << 20 < len(taken)
+
+
+def test_a_database_that_is_away_does_not_keep_a_process_that_must_end(
+    sessions, quick, job_id, process_ends, monkeypatch
+):
+    def away(*_):
+        raise OperationalError("", {}, Exception("away"))
+
+    monkeypatch.setattr(leases, "fail", away)
+    small = quick.model_copy(update={"job_memory_bytes": 1})
+    with leased(sessions, job_id, small, threading.Event()):
+        eventually(lambda: process_ends)
+        raise ShuttingDown
+
+
+def test_a_job_that_ended_in_time_ends_no_process(sessions, project, quick, job_id, process_ends, monkeypatch):
+    held, going, fail = [], threading.Event(), leases.fail
+
+    def late(*arguments):
+        going.set()
+        held[0]._released.wait(10)
+        fail(*arguments)
+
+    monkeypatch.setattr(leases, "fail", late)
+    small = quick.model_copy(update={"job_memory_bytes": 1})
+    with leased(sessions, job_id, small, threading.Event()) as lease:
+        held.append(lease)
+        going.wait(10)
+        lease.run(finish)
+    assert process_ends == []
+    assert read(sessions, project, job_id).state == State.SUCCEEDED
+
+
+def test_a_stalled_job_is_tried_again_and_then_failed(sessions, project, quick, job_id, process_ends):
+    still = quick.model_copy(update={"stalled_seconds": 0.05, "max_attempts": 2})
+    for number, state in enumerate((State.QUEUED, State.FAILED), start=1):
+        with leased(sessions, job_id, still, threading.Event()) as lease:
+            eventually(lambda number=number: len(process_ends) == number)
+            error = raised_by(lease.check)
+            assert isinstance(error, Fenced)
+            raise error
+        job = read(sessions, project, job_id)
+        assert (job.state, job.attempts_without_progress) == (state, number)
+    assert job.error["code"] == "stalled"
+
+
+def test_a_job_out_of_time_fails_with_what_it_learned(sessions, project, quick, job_id):
+    brief = quick.model_copy(update={"job_seconds": 0.1})
+    with leased(sessions, job_id, brief, threading.Event()) as lease:
+        lease.run(leases.save_iteration, record(0, best=0, best_loss=1.0))
+        raise raised_by(lease.check)
+    job = read(sessions, project, job_id)
+    assert (job.state, job.error["code"], job.best_iteration) == (State.FAILED, "out_of_time", 0)
+
+
+def test_a_want_of_memory_is_named(sessions, project, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()):
+        np.zeros(1 << 55, np.uint8)
+    assert read(sessions, project, job_id).error["code"] == "out_of_memory"

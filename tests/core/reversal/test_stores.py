@@ -2,12 +2,14 @@
 
 import os
 import resource
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import StorageFull
+from core.errors import OutOfDisk
+from core.reversal import stores
 from core.reversal.stores import DiskStore, HostStore
 
 
@@ -74,7 +76,7 @@ def test_a_full_disk_is_named(tmp_path):
         store.push(jnp.zeros(1024))
         store.push(jnp.zeros(1024))
         store.push(jnp.zeros(1024))
-        with pytest.raises(StorageFull, match="hybrid"):
+        with pytest.raises(OutOfDisk, match="hybrid"):
             store.push(jnp.zeros(1024))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -89,11 +91,24 @@ def test_a_disk_full_of_small_arrays_is_named_and_the_store_closes(tmp_path):
     try:
         for _ in range(13):
             store.push(jnp.zeros(1))
-        with pytest.raises(StorageFull, match="104 bytes"):  # the limit lies within the 13th array
+        with pytest.raises(OutOfDisk, match="8 bytes more"):  # the limit lies within the 13th array
             store.push(jnp.zeros(1))
         store.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_is_not_filled_to_the_last_byte(tmp_path, monkeypatch):
+    free = stores._LEFT_TO_OTHERS + 8 * 1024
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=free))
+    store = DiskStore(tmp_path)
+    store.push(jnp.zeros(1024))
+    store.push(jnp.zeros(1025))  # the first has just room
+    with pytest.raises(OutOfDisk, match=str(tmp_path)) as caught:
+        store.push(jnp.zeros(1))
+    assert caught.value.details() == {"folder": str(tmp_path), "needed": 8 * 1025, "free": free}
+    store.close()
 
 
 def test_an_array_that_is_written_in_parts_comes_back_whole(tmp_path, monkeypatch):

@@ -1,0 +1,156 @@
+"""Data sets: upload, look, delete."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from typing import Annotated, BinaryIO
+from uuid import UUID
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from api.deps import ProjectDep, SessionDep, SettingsDep
+from api.errors import UnsupportedMediaType
+from api.schemas import DatasetPage, DatasetRead
+from core import uploads
+from core.errors import InvalidDataset, StorageUnavailable
+from core.storage import Storage
+from core.store import datasets
+from core.store.datasets import Stored
+
+PARSED_AT_ONCE = 2
+"""Uploads that are checked at the same time; others wait."""
+
+_MAX_NAME = 200
+_TEXTS, _FILES = ("name", "kind"), ("file", "images", "labels")
+_FORM = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": _MAX_NAME},
+        "kind": {
+            "type": "string",
+            "enum": list(uploads.KINDS),
+            "description": "by the parts that there are, unless given",
+        },
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "npz archive of `images` or `inputs` (examples × features, or × height × width) and "
+            "`labels` (whole numbers from 0); other arrays are ignored",
+        },
+        "images": {"type": "string", "format": "binary", "description": "IDX file, .gz or not, beside `labels`"},
+        "labels": {"type": "string", "format": "binary", "description": "IDX file, .gz or not"},
+    },
+}
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+DatasetId = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{24}$")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Upload a data set",
+    responses={200: {"model": DatasetRead, "description": "The project has these data under this name already"}},
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
+)
+async def upload(
+    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, response: Response
+) -> DatasetRead:
+    """Check data and keep them; a job names them by `{"id": "ds_…"}`. The same data are stored once.
+
+    Whole numbers are divided by the largest before training, floats are taken as they are.
+    """
+    await run_in_threadpool(session.commit)  # the key is known: no transaction waits for a slow sender
+    storage = _storage(request)
+    _multipart_only(request)
+    async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
+        name, kind, files = _sent(form)
+        keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files)
+        limiter = request.app.state.parsing
+        stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/datasets/{stored.dataset.id}"
+    return DatasetRead.of(stored)
+
+
+@router.get("", summary="List data sets, newest first")
+def list_datasets(
+    project: ProjectDep,
+    session: SessionDep,
+    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="rows on a page")] = 20,
+) -> DatasetPage:
+    """One page of the project's data sets."""
+    page = datasets.page(session, project, after=after, limit=limit)
+    return DatasetPage(data=[DatasetRead.of(one) for one in page.datasets], next=page.next)
+
+
+@router.get("/{dataset_id}", summary="Look at a data set")
+def get_dataset(dataset_id: DatasetId, project: ProjectDep, session: SessionDep) -> DatasetRead:
+    """Shapes, types, examples of each class, bytes and digest."""
+    return DatasetRead.of(datasets.get(session, project, dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204, summary="Delete a data set")
+def delete_dataset(dataset_id: DatasetId, project: ProjectDep, session: SessionDep) -> None:
+    """Delete a data set that no job still learns from. Results stay, with its digest."""
+    datasets.remove(session, project, dataset_id)
+
+
+def _storage(request: Request) -> Storage:
+    storage: Storage | None = request.app.state.storage
+    if storage is None:
+        raise StorageUnavailable("this server keeps no data; set RETROGRAD_STORAGE_URL to a folder or a bucket")
+    return storage
+
+
+def _multipart_only(request: Request) -> None:
+    given = request.headers.get("content-type", "").lower()
+    kind, _, parameters = given.partition(";")
+    if kind.strip() != "multipart/form-data" or "charset" in parameters:  # it would choose how names are decoded
+        raise UnsupportedMediaType(given[:80], "multipart/form-data")
+
+
+def _sent(form: FormData) -> tuple[str, str | None, dict[str, BinaryIO]]:
+    """Name, kind and files of a request."""
+    texts: dict[str, str] = {}
+    files: dict[str, BinaryIO] = {}
+    for field, value in form.multi_items():
+        known, into = (_FILES, files) if isinstance(value, UploadFile) else (_TEXTS, texts)
+        if field not in known:
+            what = f"a {'file' if known is _FILES else 'text'} named {field[:40]!a}"
+            raise InvalidDataset(f"the request holds {what}; send name as text, and {uploads.ACCEPTED} as files")
+        if field in into:
+            raise InvalidDataset(f"{field}: is there twice; send it once")
+        into[field] = value.file if isinstance(value, UploadFile) else value  # type: ignore[assignment]
+    name = texts.get("name", "")
+    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+        raise InvalidDataset(f"name: is needed, of 1 to {_MAX_NAME} printable characters")
+    return name, texts.get("kind"), files
+
+
+def _keep(
+    sessions: sessionmaker[Session],
+    storage: Storage,
+    project: UUID,
+    name: str,
+    kind: str | None,
+    files: dict[str, BinaryIO],
+    max_bytes: int,
+) -> tuple[Stored, bool]:
+    """Check, store, and make known, in an order that leaves nothing that the janitor does not find."""
+    with tempfile.TemporaryFile() as file:
+        found = uploads.normalise(files, kind, file, max_bytes)
+        with sessions.begin() as session:
+            datasets.expect(session, found.sha256, found.size)
+        storage.put(file, found.sha256)
+    with sessions.begin() as session:
+        return datasets.add(session, project, name, found.sha256, found.summary)
