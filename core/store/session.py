@@ -31,8 +31,8 @@ def open_store(url: str, *, application: str = "retrograd") -> sessionmaker[Sess
     engine = create_engine(
         url,
         pool_pre_ping=True,  # a restarted server costs a reconnect, not an error
-        pool_size=5,
-        max_overflow=35,  # as many as the API has threads
+        pool_size=40,  # as many as the API has threads; made when needed and kept, as making one costs ten requests
+        max_overflow=0,
         pool_timeout=10,
         connect_args={**_CONNECT, "application_name": application},
         json_serializer=partial(json.dumps, allow_nan=False),
