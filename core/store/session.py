@@ -31,7 +31,7 @@ def open_store(url: str, *, application: str = "retrograd") -> sessionmaker[Sess
     engine = create_engine(
         url,
         pool_pre_ping=True,  # a restarted server costs a reconnect, not an error
-        pool_size=40,  # as many as the API has threads; made when needed and kept, as making one costs ten requests
+        pool_size=40,  # as many as the API has threads; made when needed and kept: one costs more than a request
         max_overflow=0,
         pool_timeout=10,
         connect_args={**_CONNECT, "application_name": application},

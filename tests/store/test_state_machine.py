@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import select, text, update
@@ -245,39 +245,43 @@ class Lives(RuleBasedStateMachine):
             session.execute(update(Job).where(Job.id == job_id).values({column: then}))
 
 
-def run(machine, examples, steps, **options):
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(15, 30), pytest.param(250, 50, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_lives_of_jobs_are_as_the_model_says(sessions, examples, steps):
     run_state_machine_as_test(
-        machine,
+        partial(Lives, sessions),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
-            **options,
         ),
     )
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    ("examples", "steps"), [(15, 30), pytest.param(250, 50, marks=pytest.mark.slow)], ids=["short", "long"]
-)
-def test_lives_of_jobs_are_as_the_model_says(sessions, examples, steps):
-    run(partial(Lives, sessions), examples, steps)
-
-
-class Forgetful(Lives):
-    """A store that hands a job out again at its old epoch."""
-
-    def do(self, operation, *arguments, **options):
-        found = super().do(operation, *arguments, **options)
-        if operation is leases.claim and found is not None and found.epoch > 1:
-            with self.sessions.begin() as session:
-                session.execute(update(Job).where(Job.id == found.job_id).values(lease_epoch=found.epoch - 1))
-        return found
-
-
 def test_an_epoch_that_stands_still_is_noticed(sessions):
+    machine = Lives(sessions)
+    machine.begin()
+    (job_id,) = machine.ids
+    for act in ("claim", "falls_silent"):
+        getattr(machine, act)(job_id)
+    machine.reap()
+    machine.claim(job_id)
+    machine.the_rows_are_as_the_model()
+    with sessions.begin() as session:
+        session.execute(update(Job).values(lease_epoch=Job.lease_epoch - 1))
     with pytest.raises(AssertionError):
-        run(partial(Forgetful, sessions), 50, 50, phases=[Phase.generate], report_multiple_bugs=False)
+        machine.the_rows_are_as_the_model()
+
+
+def test_an_event_that_is_missing_is_noticed(sessions):
+    machine = Lives(sessions)
+    machine.begin()
+    machine.the_rows_are_as_the_model()
+    with sessions.begin() as session:
+        session.execute(text("DELETE FROM events"))
+    with pytest.raises(AssertionError):
+        machine.the_rows_are_as_the_model()
