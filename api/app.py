@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,10 +10,25 @@ from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import bootstrap, errors, queries
+from api import bootstrap, deps, errors, queries
+from api.last_used import LastUsed
 from api.limits import BodyLimit
-from api.routes import datasets, deliveries, figures, health, hyperparameters, jobs, presets
+from api.plans import Planner
+from api.rates import Rates, Strangers
+from api.routes import (
+    datasets,
+    deliveries,
+    events,
+    figures,
+    health,
+    hyperparameters,
+    jobs,
+    keys,
+    presets,
+    project,
+)
 from api.schemas import Problem
+from api.streams import Streams
 from core.config import Settings, get_settings
 from core.storage import open_storage
 from core.store.session import close_store, open_store
@@ -30,6 +46,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
         app.state.parsing = CapacityLimiter(datasets.PARSED_AT_ONCE)
         yield
+        app.state.planner.close()
+        await app.state.streams.close()
+        app.state.last_used.close()
         close_store(app.state.sessions)
 
     app = FastAPI(
@@ -42,11 +61,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
+    app.state.turns = asyncio.Semaphore(deps.TURNS)
+    app.state.planner = Planner(settings)
+    app.state.streams = Streams(app.state.sessions, settings)
+    app.state.rates = Rates(settings)
+    app.state.strangers = Strangers(settings)
+    app.state.last_used = LastUsed(app.state.sessions)
     app.state.storage = open_storage(settings)
     uploads = {("POST", datasets.router.prefix): settings.max_upload_bytes + _FORM_BYTES}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     errors.install(app)
-    modules = (jobs, datasets, hyperparameters, figures, deliveries, presets, health)
+    modules = (
+        jobs,
+        events,
+        datasets,
+        hyperparameters,
+        figures,
+        deliveries,
+        presets,
+        project,
+        keys,
+        health,
+    )
     app.state.routers = [module.router for module in modules]
     for router in app.state.routers:
         app.include_router(router)

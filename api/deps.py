@@ -1,30 +1,86 @@
-"""What routes ask for: settings, a transaction, and the project that the request speaks for."""
+"""What routes ask for: settings, a transaction, the project that the request speaks for, and its quotas.
+
+A route that asks for `ProjectDep` is open to keys with the scope that its method needs: `read` to look, `write` for
+all else. One that asks for `AdminDep` needs `admin`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from api.errors import Unauthorized
+from api.errors import Busy, Forbidden, Unauthorized
 from core.config import Settings
-from core.store import keys
+from core.quotas import Quotas
+from core.store import keys, quotas
+from core.store.keys import Caller, Scope
 
+TURNS = 32
+"""Requests with a transaction at the same time; others wait for their turn, holding nothing."""
+
+_TURN_SECONDS = 10.0
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _bearer = HTTPBearer(auto_error=False, description="an API key, rg_…")
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _session(request: Request) -> Iterator[Session]:
-    with request.app.state.sessions.begin() as session:
+async def _session(request: Request) -> AsyncIterator[Session]:
+    async with _transaction(request) as session:
         yield session
+
+
+@asynccontextmanager
+async def _transaction(request: Request) -> AsyncIterator[Session]:
+    state = request.app.state
+    async with (
+        _turn(state.turns) as give_back,
+        contextmanager_in_threadpool(state.sessions.begin()) as session,
+    ):
+        # a route that commits early, as it goes on for long without the database, leaves its turn to others
+        event.listen(session, "after_commit", lambda _: give_back())
+        yield session
+
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[Callable[[], None]]:
+    """Let fewer requests into the database than there are connections and threads.
+
+    Else some would hold a thread while they wait for a connection, or for a row, that others hold who wait for a
+    thread. Yields what gives the turn back before the request ends, from whatever thread.
+    """
+    try:
+        async with asyncio.timeout(_TURN_SECONDS):
+            await turns.acquire()
+    except TimeoutError as error:
+        raise Busy("too many requests at once") from error
+    loop, held = asyncio.get_running_loop(), True
+
+    def give_back() -> None:
+        nonlocal held
+        if held:
+            held = False
+            turns.release()
+
+    def from_any_thread() -> None:
+        loop.call_soon_threadsafe(give_back)
+
+    try:
+        yield from_any_thread
+    finally:
+        give_back()
 
 
 # "function": committed before the answer is sent, so that an answer never promises what was not kept
@@ -32,13 +88,56 @@ SessionDep = Annotated[Session, Depends(_session, scope="function")]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 
 
-def _project(
-    session: SessionDep, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> UUID:
-    project = keys.project_of(session, bearer.credentials) if bearer else None
-    if project is None:
+BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def _caller(request: Request, session: SessionDep, bearer: BearerDep) -> Caller:
+    """Who asks, once it is known and does not ask too often."""
+    state, key = request.app.state, bearer.credentials if bearer else ""
+    address = request.client.host if request.client else ""
+    state.strangers.admit(address, key)
+    caller = keys.caller(session, key)
+    if caller is None:
+        state.strangers.count(address)
         raise Unauthorized
-    return project
+    state.strangers.trust(key)
+    state.last_used.note(caller.key_id)
+    state.rates.count("reads" if request.method in _SAFE else "writes", str(caller.key_id))
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+async def _project(request: Request, caller: CallerDep) -> UUID:
+    return _with_scope(caller, Scope.READ if request.method in _SAFE else Scope.WRITE).project_id
+
+
+async def _admin(caller: CallerDep) -> UUID:
+    return _with_scope(caller, Scope.ADMIN).project_id
+
+
+def _with_scope(caller: Caller, scope: Scope) -> Caller:
+    if not caller.may(scope):
+        raise Forbidden(scope, caller.scopes)
+    return caller
+
+
+async def _sender(request: Request, bearer: BearerDep) -> UUID:
+    async with _transaction(request) as session:
+        caller = await run_in_threadpool(_caller, request, session, bearer)
+    return _with_scope(caller, Scope.WRITE).project_id
 
 
 ProjectDep = Annotated[UUID, Depends(_project)]
+SenderDep = Annotated[UUID, Depends(_sender)]
+"""As `ProjectDep`, for a long body: neither a turn nor a transaction waits for whoever sends it."""
+
+AdminDep = Annotated[UUID, Depends(_admin)]
+
+
+def _quotas(project: ProjectDep, session: SessionDep, settings: SettingsDep) -> Quotas:
+    return quotas.of(session, project, settings.quotas)
+
+
+QuotasDep = Annotated[Quotas, Depends(_quotas)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -28,13 +28,19 @@ from core.errors import (
 from core.presets import UnknownPreset
 from core.store.errors import (
     DatasetInUse,
+    IdempotencyConflict,
+    IdempotentJobDeleted,
     InvalidCursor,
+    LastAdminKey,
     NothingLearned,
     Pruned,
+    QuotaExceeded,
     StateConflict,
+    TooManyKeys,
     UnknownDelivery,
     UnknownIteration,
     UnknownJob,
+    UnknownKey,
     UnknownUpload,
 )
 
@@ -48,6 +54,37 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
 
     def __init__(self) -> None:
         super().__init__("missing or unknown API key; send the header Authorization: Bearer rg_…")
+
+
+class Forbidden(CoreError):  # noqa: N818
+    """A key that may not do this."""
+
+    code = "forbidden"
+
+    def __init__(self, needed: str, scopes: Iterable[str]) -> None:
+        self.needed = needed
+        has = ", ".join(sorted(scopes)) or "none"
+        super().__init__(f"this needs an API key with the scope {needed}; yours has: {has}")
+
+    def details(self) -> dict[str, Any]:
+        """The scope that is missing."""
+        return {"scope": self.needed}
+
+
+class RateLimited(CoreError):  # noqa: N818
+    """Too many requests in too short a time."""
+
+    code = "rate_limited"
+
+    def __init__(self, policy: str, limit: int, window_seconds: int, retry_after: int) -> None:
+        self.retry_after = retry_after
+        self.headers = {
+            "RateLimit-Policy": f'"{policy}";q={limit};w={window_seconds}',
+            "RateLimit": f'"{policy}";r=0;t={retry_after}',
+        }
+        super().__init__(
+            f"more than {limit} {policy} in {window_seconds} seconds; try again in {retry_after}, and ask less often"
+        )
 
 
 class UnsupportedMediaType(CoreError):  # noqa: N818
@@ -68,23 +105,34 @@ class Busy(CoreError):  # noqa: N818
         super().__init__(f"{what}; try again in a few seconds")
 
 
+class PlanFailed(CoreError):  # noqa: N818
+    """A job that cannot be planned with what a plan may take, or not at all."""
+
+    code = "plan_failed"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no plan could be made: {why}")
+
+
 class InvalidParameter(CoreError):  # noqa: N818
-    """A query parameter, or a combination of them, that makes no sense."""
+    """A query parameter or header, or a combination of them, that makes no sense."""
 
     code = "invalid_parameter"
 
-    def __init__(self, name: str, message: str) -> None:
-        self.name = name
+    def __init__(self, name: str, message: str, where: str = "query") -> None:
+        self.name, self.where = name, where
         super().__init__(f"{name}: {message}")
 
     def details(self) -> dict[str, Any]:
         """Which parameter, in the form that bodies' errors have."""
-        return {"errors": [{"loc": ["query", self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
+        return {"errors": [{"loc": [self.where, self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
 
 
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
+    Forbidden: 403,
     UnknownJob: 404,
+    UnknownKey: 404,
     UnknownDelivery: 404,
     UnknownIteration: 404,
     UnknownPreset: 404,
@@ -92,7 +140,11 @@ STATUS: Mapping[type[CoreError], int] = {
     UnknownUpload: 404,
     StateConflict: 409,
     NothingLearned: 409,
+    LastAdminKey: 409,
+    TooManyKeys: 409,
     DatasetInUse: 409,
+    IdempotencyConflict: 409,
+    IdempotentJobDeleted: 410,
     Pruned: 410,
     DatasetTooLarge: 413,
     UnsupportedMediaType: 415,
@@ -101,6 +153,9 @@ STATUS: Mapping[type[CoreError], int] = {
     InvalidSpec: 422,
     InvalidParameter: 422,
     InvalidCursor: 422,
+    PlanFailed: 422,
+    QuotaExceeded: 429,
+    RateLimited: 429,
     StorageUnavailable: 503,
     Busy: 503,
 }
@@ -140,7 +195,16 @@ def _core_error(request: Request, error: Exception) -> JSONResponse:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
     if status is None:
         return _unexpected(request, error)
-    return problem(status, error.code, str(error), headers=_HEADERS.get(type(error)), **error.details())
+    return problem(status, error.code, str(error), headers=_headers(error), **error.details())
+
+
+def _headers(error: CoreError) -> dict[str, str]:
+    headers = dict(_HEADERS.get(type(error), {}))
+    if isinstance(error, RateLimited):
+        headers |= error.headers
+    if isinstance(error, QuotaExceeded | RateLimited) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return headers
 
 
 def _invalid_request(request: Request, error: Exception) -> JSONResponse:

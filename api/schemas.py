@@ -9,10 +9,14 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from core.quotas import Quotas
 from core.receivers import MAX_URL, checked_secret
 from core.spec import JobSpec
 from core.store.datasets import Stored
-from core.store.models import Job, MetaIteration, State, Webhook
+from core.store.events import Kind
+from core.store.keys import Scope
+from core.store.models import ApiKey, Job, MetaIteration, State, Webhook
+from core.store.quotas import Used
 
 _ID = "0198c0de-0000-7000-8000-000000000000"
 
@@ -181,9 +185,9 @@ class JobRead(JobSummary):
     webhook: WebhookRead | None
 
     @classmethod
-    def read(cls, job: Job, certificate: dict[str, Any] | None, webhook: Webhook | None) -> Self:
+    def read(cls, job: Job, webhook: Webhook | None) -> Self:
         """All that there is to say about the job."""
-        return cls.model_validate(cls.columns(job) | {"certificate": certificate, "webhook": webhook})
+        return cls.model_validate(cls.columns(job) | {"webhook": webhook})
 
 
 class JobCreated(JobRead):
@@ -235,6 +239,58 @@ class IterationPage(BaseModel):
 
     data: list[IterationRead]
     next: int | None = Field(description="`after` of the next page; null when there are no more yet")
+
+
+class EventRead(BaseModel):
+    """Something that happened to a job."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int = Field(description="1, 2, … without gaps")
+    kind: Kind
+    data: dict[str, Any] = Field(description="particulars, by kind")
+    created_at: datetime
+
+
+class EventPage(BaseModel):
+    """Events in order."""
+
+    data: list[EventRead]
+    next: int | None = Field(description="`after` of the next page; null when there are no more yet")
+
+
+class EngineForetold(BaseModel):
+    """What a job would take with one engine. Null where a short probe of it failed."""
+
+    name: str
+    fits: bool = Field(description="into the memory that is free on the machine that made the plan")
+    seconds: Number = Field(description="of one hypergradient, its programs compiled before")
+    job_seconds: Number = Field(
+        description="of all hypergradients of the job; compilation and trainings come on top"
+    )
+    device_bytes: int | None = Field(description="that one hypergradient needs at most")
+    host_bytes: int | None
+    remark: str = Field(description="why there is no prediction")
+
+
+class PlanRead(BaseModel):
+    """What a job would take. Nothing was created."""
+
+    preset: str | None
+    spec_sha256: str
+    num_hyperparameters: int
+    num_iterations: int = Field(description="meta-iterations; a stop rule may end the job earlier")
+    hypergradients: int = Field(description="in all of them")
+    trainings: int = Field(
+        description="without a gradient, for evaluation and search, at most; each takes less than a hypergradient"
+    )
+    engine: str = Field(description="that the job would take")
+    fallback: str | None = Field(description="that it turns to where that one's gradient cannot be proven")
+    engines: list[EngineForetold] = Field(description="the job's first, then those that it could name instead")
+    machine: str = Field(
+        description="where seconds were measured and memory looked at: the processor of the API, which need not be "
+        "that of the worker that will run the job"
+    )
 
 
 class ArrayRead(BaseModel):
@@ -312,6 +368,79 @@ class PresetList(BaseModel):
     """All presets."""
 
     data: list[PresetSummary]
+
+
+class KeyCreate(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        "", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="to tell it apart; no control characters"
+    )
+    scopes: list[Scope] = Field(
+        min_length=1,
+        max_length=len(Scope),
+        description="read: look; write: change, without read; admin: both, and keys",
+        examples=[["read", "write"]],
+    )
+
+
+class KeyRead(BaseModel):
+    """A key, but for itself: only its digest is kept."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID = Field(examples=[_ID])
+    prefix: str = Field(description="what it begins with", examples=["rg_Dk3v0a"])
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="to the minute")
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: ApiKey) -> KeyRead:
+        """The row as it is."""
+        return cls.model_validate(row)
+
+
+class KeyCreated(KeyRead):
+    """A new key."""
+
+    key: str = Field(description="to be sent as Authorization: Bearer; it is never shown again")
+
+
+class KeyList(BaseModel):
+    """Keys of a project: those in force, then the last ones revoked, each newest first."""
+
+    data: list[KeyRead]
+
+
+class QuotaRead(BaseModel):
+    """A quota, and what is used of it."""
+
+    limit: int
+    used: Number = Field(description="null where it is one of each job")
+
+
+class ProjectRead(BaseModel):
+    """A project, and how much it may have."""
+
+    name: str
+    quotas: dict[
+        Literal[
+            "queued_jobs", "running_jobs", "stored_bytes", "hyperparameters_per_job", "device_seconds_per_day"
+        ],
+        QuotaRead,
+    ]
+
+    @classmethod
+    def of(cls, name: str, quotas: Quotas, used: Used) -> ProjectRead:
+        """What there is to say about the project."""
+        now = used._asdict()
+        rows = {quota: {"limit": limit, "used": now.get(quota)} for quota, limit in quotas.model_dump().items()}
+        return cls.model_validate({"name": name, "quotas": rows})
 
 
 class Readiness(BaseModel):

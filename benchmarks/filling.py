@@ -58,12 +58,12 @@ def fill(url: str, jobs: int, *, histories: bool = True) -> Filled:
     Statistics are up to date when it returns.
     """
     with psycopg.connect(url.replace("+psycopg", "", 1)) as connection:
-        # the rows are right by how they are made: checking ten million references would take most of the time
-        connection.execute("SET session_replication_role = replica")
         connection.execute("SET synchronous_commit = off")
         made = [keys.new_key() for _ in SHARES]
         projects = [_project(connection, number, key) for number, key in enumerate(made)]
         connection.execute(_jobs(projects), {"jobs": jobs, **_constants()})
+        # the others are right by how they are made: checking ten million references would take most of the time
+        connection.execute("SET session_replication_role = replica")
         if histories:
             connection.execute(_ITERATIONS, {"certificate": json.dumps(_CERTIFICATE)})
             connection.execute(_EVENTS)
@@ -96,6 +96,7 @@ def _constants() -> dict[str, str]:
         "groups": json.dumps(groups),
         "losses": json.dumps({"initial": losses, "best": losses, "last": losses}),
         "provenance": json.dumps({"device": "cpu", "versions": {"jax": "0.10.2"}, "spec_sha256": spec.sha256()}),
+        "certificate": json.dumps(_CERTIFICATE),
         "error": json.dumps({"code": "diverged", "message": "training diverged at step 17", "details": {}}),
     }
 
@@ -137,6 +138,7 @@ def _jobs(projects: Sequence[UUID]) -> str:
         "latest_outer_loss": "CASE WHEN done > 0 THEN 0.1 + random() END",
         "best_outer_loss": "CASE WHEN done > 0 THEN 0.1 END",
         "best_iteration": "CASE WHEN done > 0 THEN done END",
+        "certificate": "CASE WHEN done > 0 THEN %(certificate)s::jsonb || jsonb_build_object('iterations', done) END",
         "losses": "CASE WHEN state = 'succeeded' THEN %(losses)s::jsonb ELSE '{}'::jsonb END",
         "provenance": "CASE WHEN done > 0 THEN %(provenance)s::jsonb END",
         "device": "CASE WHEN done > 0 THEN 'cpu' END",

@@ -63,12 +63,16 @@ def main() -> None:
     for policy in POLICIES:
         environ = os.environ | {"JAX_ENABLE_X64": "1"}
         command = [sys.executable, "-m", "benchmarks.warm_worker", policy]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-        held, seconds, clearing = zip(*map(json.loads, done.stdout.splitlines()), strict=True)
-        growth = (held[-1] - held[0]) / (JOBS - 1)
+        rows = []
+        with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                rows.append(json.loads(line))
+                print(f"{policy:16} {len(rows):2} {rows[-1][0]:5.0f}", end="\r", flush=True)
+        held, seconds, clearing = zip(*rows, strict=True)
+        growth = (held[-1] - held[0]) / (len(rows) - 1)
         print(
             f"{policy:16} first {held[0]:5.0f}  tenth {held[9]:5.0f}  last {held[-1]:5.0f}  "
-            f"({growth:+.1f} a job)  {sum(seconds) / JOBS:.2f} s, {sum(clearing) / JOBS:.3f} s"
+            f"({growth:+.1f} a job)  {sum(seconds) / len(rows):.2f} s, {sum(clearing) / len(rows):.3f} s"
         )
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.quotas import Quotas
+
 
 class Settings(BaseSettings):
     """Every setting of the service, with its unit in its name or description."""
@@ -46,6 +48,15 @@ class Settings(BaseSettings):
         description="hyperparameters of every meta-iteration are kept up to this many bytes a "
         "job; beyond it only initial, best and last",
     )
+    plan_seconds: float = Field(60.0, gt=0, description="that a plan (dry_run) may take before it is given up")
+    plan_memory_bytes: int = Field(4 << 30, gt=0, description="memory that making a plan may take")
+    max_streams: int = Field(100, gt=0, description="event streams that a process of the API holds open at once")
+    stream_heartbeat_seconds: float = Field(
+        15.0, gt=0, description="between comments that keep an event stream open"
+    )
+    stream_poll_seconds: float = Field(
+        5.0, gt=0, description="after which a stream looks for events by itself, should no notice of one have come"
+    )
     lease_seconds: float = Field(45.0, gt=0, description="a worker silent for this long has lost its job")
     heartbeat_seconds: float = Field(10.0, gt=0, description="between renewals of a lease")
     max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")
@@ -77,6 +88,23 @@ class Settings(BaseSettings):
     retention_days: float | None = Field(
         None, gt=0, description="ended jobs older than this are deleted; by default they stay"
     )
+    quota_queued_jobs: int = Field(100_000, ge=0, description="of a project, unless it has a quota of its own")
+    quota_running_jobs: int = Field(1_000, ge=0, description="of a project at once; more wait")
+    quota_stored_bytes: int = Field(1 << 40, ge=0, description="of a project's learned values and data sets")
+    quota_device_seconds_per_day: int = Field(
+        100 * 86_400, ge=0, description="of a project's jobs together, from midnight to midnight UTC"
+    )
+    rate_limit_reads: str = Field(
+        "1000 per 10 seconds", description="GETs of one API key, on all processes together; empty: no limit"
+    )
+    rate_limit_writes: str = Field(
+        "300 per 10 seconds",
+        description="other requests of one API key, on all processes together; empty: no limit",
+    )
+    rate_limit_strangers: str = Field(
+        "100 per 10 seconds",
+        description="requests of one address without a key of ours, on one process; empty: no limit",
+    )
     janitor_seconds: float = Field(1.0, gt=0, description="between the janitor's rounds")
     republish_seconds: float = Field(30.0, gt=0, description="a job queued this long is published again")
     webhook_allow_private: bool = Field(
@@ -84,6 +112,17 @@ class Settings(BaseSettings):
         description="webhooks may be sent to addresses that are not public, and without TLS; for receivers on "
         "one's own network. API and janitor both need it",
     )
+
+    @property
+    def quotas(self) -> Quotas:
+        """Of projects that have none of their own."""
+        return Quotas(
+            queued_jobs=self.quota_queued_jobs,
+            running_jobs=self.quota_running_jobs,
+            stored_bytes=self.quota_stored_bytes,
+            hyperparameters_per_job=self.max_hyperparameters,
+            device_seconds_per_day=self.quota_device_seconds_per_day,
+        )
 
     def complete(self) -> Settings:
         """These settings, for a process that is of no use without database and broker.

@@ -23,7 +23,7 @@ from core.diagnostics import (
     naive_reversal,
     path,
 )
-from core.engines import Engine, Problem, hybrid, reversible, unrolled
+from core.engines import Engine, EnginePlan, Problem, hybrid, plan, reversible, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
 from core.errors import UNTRAINABLE, UncertifiedGradient
@@ -276,6 +276,22 @@ class Learner:
             )
             found[f"learning_curve.{which}"] = walked.losses
         return found
+
+    def plan(self) -> EnginePlan:
+        """What one hypergradient at the job's start takes, by each engine that a specification can name."""
+        return plan(
+            self._problem(0),
+            self.initial(),
+            optimizer=self._optimizer,
+            num_steps=self.spec.training.num_steps,
+            key=self._keys(0)[0],
+            engines=list({one.name: one for one in (unrolled(), reversible(), self._engine())}.values()),
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the job's hypergradients."""
+        return self._engine()
 
     def provenance(self) -> dict[str, Any]:
         """What the result depends on, as JSON values."""

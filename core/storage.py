@@ -58,15 +58,16 @@ class Storage:
         self._cache, self._cache_bytes = (cache or _DEFAULT_CACHE).expanduser(), cache_bytes
 
     def put(self, file: BinaryIO, sha256: str) -> None:
-        """Keep all bytes of `file`, unless they are here already.
+        """Keep all bytes of `file`, unless they are here already, and sound.
 
         Raises:
             DamagedBlob: the bytes have another digest; nothing is kept.
         """
-        path, size = self._path(sha256), file.seek(0, os.SEEK_END)
+        path = self._path(sha256)
+        with contextlib.suppress(FileNotFoundError), self._fs.open(path, "rb") as kept:
+            if _digest(kept) == sha256:
+                return
         file.seek(0)
-        if self._fs.exists(path) and self._fs.size(path) == size:
-            return
         unfinished = f"{self._root}/{_UNFINISHED}/{uuid4().hex}"
         self._make_folder_of(unfinished)
         try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 
@@ -26,6 +28,9 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2
 _POLL_SECONDS = 0.5
+_STREAM_ATTEMPTS = 7  # in a row, over 25 seconds: the server may be starting anew
+_PLAN_SECONDS = 120.0  # longer than the server lets a plan take
+_SILENCE_SECONDS = 60.0  # in an event stream: some comments would have come
 _UPLOAD_SECONDS = 600.0  # of silence, while the server checks what it was sent
 _IDX = ("images", "labels")
 
@@ -102,14 +107,25 @@ class Client:
 
     # Jobs
 
-    def create_job(self, spec: JobSpec | Mapping[str, Any]) -> Json:
-        """Queue a job."""
-        document = spec if isinstance(spec, Mapping) else spec.model_dump(mode="json", exclude_unset=True)
-        return self._json("POST", "/v1/jobs", json=document)
+    def create_job(self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
+        """Queue a job, once, even where answers are lost on the way.
 
-    def create_from_preset(self, name: str) -> Json:
-        """Queue a preset as it stands."""
-        return self._json("POST", "/v1/jobs", params={"preset": name})
+        Args:
+            spec: the job.
+            idempotency_key: of this creation: up to 255 printable characters. The same key and job within 24 hours, by
+                whatever process, give the job that there is already. A new one unless given.
+        """
+        return self._create(idempotency_key, json=_document(spec))
+
+    def create_from_preset(self, name: str, *, idempotency_key: str | None = None) -> Json:
+        """Queue a preset as it stands; once, as `create_job` does."""
+        return self._create(idempotency_key, params={"preset": name})
+
+    def plan(self, spec: JobSpec | Mapping[str, Any]) -> Json:
+        """What a job would take: hyperparameters, hypergradients, and seconds and bytes by engine. Takes a while."""
+        return self._json(
+            "POST", "/v1/jobs", json=_document(spec), params={"dry_run": "true"}, timeout=_PLAN_SECONDS
+        )
 
     def jobs(self, limit: int = 20) -> list[Json]:
         """The newest jobs of this key's project."""
@@ -129,9 +145,51 @@ class Client:
             if (after := page["next"]) is None:
                 return rows
 
+    def events(self, job_id: str, after: int = 0) -> Iterator[Json]:
+        """What happens to a job, from the event after number `after` on, as it happens, until the job has ended.
+
+        Every event comes once: a connection that is lost is made again from where it was.
+        """
+        failures = 0
+        while failures < _STREAM_ATTEMPTS:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+            try:
+                with self._http.stream(
+                    "GET", _job(job_id, "events"), headers=headers, timeout=_SILENCE_SECONDS
+                ) as answer:
+                    _raise_for_error(answer)
+                    if answer.status_code == httpx.codes.NO_CONTENT:  # ended, and all is told
+                        return
+                    for event in _told(answer):
+                        after, failures = int(event["number"]), 0
+                        yield event
+            except httpx.TransportError as error:
+                failures, lost = failures + 1, error
+            time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
+        raise self._unreachable(lost) from lost
+
     def cancel(self, job_id: str) -> Json:
         """Ask a job to end; what it has learned stays."""
         return self._json("POST", _job(job_id, "cancel"))
+
+    def cancel_all(self, *, state: str | None = None, preset: str | None = None) -> list[str]:
+        """Ask all jobs that have not ended to do so, those of one state or preset if given; returns their ids."""
+        asked = {"state": state, "preset": preset}
+        params = {name: value for name, value in asked.items() if value is not None}
+        ids: list[str] = []
+        while True:
+            answer = self._json("POST", "/v1/jobs/cancel", params=params)
+            ids += answer["data"]
+            if not answer["more"]:
+                return ids
+
+    def pause(self, job_id: str) -> Json:
+        """Put a job by; it keeps its place in training until `resume`."""
+        return self._json("POST", _job(job_id, "pause"))
+
+    def resume(self, job_id: str) -> Json:
+        """Have a paused job go on after its last meta-iteration."""
+        return self._json("POST", _job(job_id, "resume"))
 
     def retry(self, job_id: str) -> Json:
         """Queue an ended job again."""
@@ -152,8 +210,12 @@ class Client:
             seconds: raise TimeoutError after this long; the job goes on.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
+        known: dict[str, str] = {}  # the version that the server need not send again
         while True:
-            job = self.job(job_id)
+            answer = self._request("GET", _job(job_id), headers=known)
+            if answer.status_code != httpx.codes.NOT_MODIFIED:
+                job = self._read(answer)
+                known = {"If-None-Match": answer.headers["ETag"]} if "ETag" in answer.headers else {}
             if on_progress:
                 on_progress(job)
             if job["state"] in ENDED:
@@ -236,22 +298,48 @@ class Client:
         """A preset's specification, to be changed and given to `create_job`."""
         return self._json("GET", f"/v1/presets/{quote(name, safe='')}")
 
+    # Project and keys
+
+    def project(self) -> Json:
+        """The project that this key speaks for: its name, its quotas, and what is used of each."""
+        return self._json("GET", "/v1/project")
+
+    def api_keys(self) -> list[Json]:
+        """API keys of the project, but for themselves. Needs the scope admin, as all about keys."""
+        return list(self._json("GET", "/v1/keys")["data"])
+
+    def create_api_key(self, name: str, scopes: Sequence[str]) -> Json:
+        """Make a key; its `key` is shown this once."""
+        return self._json("POST", "/v1/keys", json={"name": name, "scopes": list(scopes)})
+
+    def revoke_api_key(self, key_id: str) -> None:
+        """Have a key refused from now on."""
+        self._request("DELETE", f"/v1/keys/{quote(key_id, safe='')}")
+
     # Transport
 
+    def _create(self, idempotency_key: str | None, **arguments: Any) -> Json:
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return self._json("POST", "/v1/jobs", headers=headers, **arguments)
+
     def _json(self, method: str, path: str, **arguments: Any) -> Json:
-        document = self._request(method, path, **arguments).json()
+        return self._read(self._request(method, path, **arguments))
+
+    def _read(self, answer: httpx.Response) -> Json:
+        document = answer.json()
         if not isinstance(document, dict):
             raise ApiError(200, "not_retrograd", f"{self.url} does not answer like a Retrograd server")
         return document
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Only GETs are sent again: a lost answer to anything else may have been a success."""
+        """Only GETs and what has an idempotency key are sent again: a lost answer to others may have been a success."""
+        repeatable = method == "GET" or "Idempotency-Key" in arguments.get("headers", {})
         pause = _FIRST_PAUSE_SECONDS
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 answer = self._http.request(method, path, **arguments)
             except httpx.TransportError as error:
-                if method != "GET" or attempt == _ATTEMPTS:
+                if not repeatable or attempt == _ATTEMPTS:
                     raise self._unreachable(error) from error
                 time.sleep(pause)
                 pause *= 2
@@ -281,8 +369,19 @@ def _job(job_id: str, *more: str) -> str:
     return "/".join(("/v1/jobs", quote(job_id, safe=""), *more))
 
 
+def _document(spec: JobSpec | Mapping[str, Any]) -> Mapping[str, Any]:
+    return spec if isinstance(spec, Mapping) else spec.model_dump(mode="json", exclude_unset=True)
+
+
+def _told(answer: httpx.Response) -> Iterator[Json]:
+    """Events of a stream, each of which stands whole in a line of data."""
+    for line in answer.iter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+
+
 def _raise_for_error(answer: httpx.Response) -> None:
-    if answer.is_success:
+    if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
         return
     answer.read()
     try:

@@ -69,9 +69,14 @@ def fresh_settings(postgres, migrated, valkey):
     """Settings of a service with a database of its own and an empty broker."""
     with redis.Redis.from_url(valkey.url) as broker:
         broker.flushall()
+    unlimited = {f"rate_limit_{policy}": "" for policy in ("reads", "writes", "strangers")}  # tests hurry
     with database(postgres, migrated) as url, tempfile.TemporaryDirectory() as storage:
         yield Settings(
-            database_url=url, broker_url=valkey.url, bootstrap_api_key=keys.new_key(), storage_url=storage
+            database_url=url,
+            broker_url=valkey.url,
+            bootstrap_api_key=keys.new_key(),
+            storage_url=storage,
+            **unlimited,
         )
 
 

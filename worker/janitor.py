@@ -1,8 +1,9 @@
 """Keeps jobs moving: `python -m worker.janitor`. Any number may run at once.
 
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
-workers again for jobs that wait although the broker holds no message; deletes jobs that ended long ago. Beside that, in
-threads of their own, it sends what webhooks are to be told, and deletes stored bytes that nobody has any more.
+workers again for jobs that wait although the broker holds no message, and for those that a quota held back; forgets
+idempotency keys of the day before, and deletes jobs that ended long ago. Beside that, in threads of their own, it sends
+what webhooks are to be told, and deletes stored bytes that nobody has any more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
 from core.receivers import any_address, is_public
-from core.store import leases, outbox, retention
+from core.store import idempotency, leases, outbox, quotas, retention
 from core.store.session import open_store
 from worker import health
 from worker.collector import Collector
@@ -40,7 +41,7 @@ class Janitor:
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
-        for duty in (self.reap, self.publish, self.republish, self.retain):
+        for duty in (self.reap, self.wake, self.publish, self.republish, self.forget, self.retain):
             self.survive(duty)
 
     def reap(self) -> None:
@@ -48,6 +49,15 @@ class Janitor:
         with self._sessions.begin() as session:
             if lost := leases.reap(session, self._settings.max_attempts):
                 log.warning("%d jobs lost their worker", lost)
+
+    def wake(self) -> None:
+        """Wake jobs that quotas held back, where there is room for them now."""
+        with self._sessions() as session:
+            holding = quotas.holding(session)
+        for project, queue in holding:
+            with self._sessions.begin() as session:
+                if woken := quotas.wake(session, project, queue, self._settings.quotas):
+                    log.info("project %s: %d jobs woken that its quotas held back", project, woken)
 
     def publish(self) -> None:
         """Send all that waits in the outbox."""
@@ -72,6 +82,11 @@ class Janitor:
         for queue in drained:
             with self._sessions.begin() as session:
                 log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+
+    def forget(self) -> None:
+        """Delete idempotency keys that have served their day."""
+        with self._sessions.begin() as session:
+            idempotency.forget(session)
 
     def retain(self) -> None:
         """Delete what ended long ago, if the settings say when."""

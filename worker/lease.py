@@ -174,7 +174,7 @@ def leased(
     What the block raises decides how the job goes on: cancelled, paused, back in the queue, or failed with the error.
     """
     with sessions.begin() as session:
-        lease = leases.claim(session, job_id, settings.lease_seconds)
+        lease = leases.claim(session, job_id, settings.lease_seconds, settings.quotas)
     if lease is None:
         yield None
         return

@@ -21,15 +21,18 @@ def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | None:
     Raises:
         DatasetDeleted: they are no longer there.
         DamagedBlob: they are not what was uploaded.
-        StorageUnavailable: this worker knows no storage.
+        StorageUnavailable: this worker knows no storage, or it does not answer.
     """
     if spec.uploaded is None:
         return None
     sha256 = lease.run(datasets.of_job)
     if sha256 is None:
         raise DatasetDeleted(spec.uploaded.id)
-    with _storage().opened(sha256) as file:
-        return uploads.canonical.read(file, sha256)
+    try:
+        with _storage().opened(sha256) as file:
+            return uploads.canonical.read(file, sha256)
+    except OSError as error:
+        raise StorageUnavailable(f"the data of the job cannot be fetched now: {error}; retry it later") from error
 
 
 @cache

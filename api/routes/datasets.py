@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from functools import partial
 from typing import Annotated, BinaryIO
@@ -10,17 +11,19 @@ from uuid import UUID
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from api.deps import ProjectDep, SessionDep, SettingsDep
+from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
 from api.errors import UnsupportedMediaType
 from api.schemas import DatasetPage, DatasetRead
 from core import uploads
 from core.errors import InvalidDataset, StorageUnavailable
+from core.quotas import Quotas
 from core.storage import Storage
-from core.store import datasets
+from core.store import datasets, quotas
 from core.store.datasets import Stored
+
+log = logging.getLogger(__name__)
 
 PARSED_AT_ONCE = 2
 """Uploads that are checked at the same time; others wait."""
@@ -61,21 +64,22 @@ DatasetId = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{24}$")]
     responses={200: {"model": DatasetRead, "description": "The project has these data under this name already"}},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
-async def upload(
-    request: Request, project: ProjectDep, session: SessionDep, settings: SettingsDep, response: Response
-) -> DatasetRead:
+async def upload(request: Request, project: SenderDep, settings: SettingsDep, response: Response) -> DatasetRead:
     """Check data and keep them; a job names them by `{"id": "ds_…"}`. The same data are stored once.
 
     Whole numbers are divided by the largest before training, floats are taken as they are.
     """
-    await run_in_threadpool(session.commit)  # the key is known: no transaction waits for a slow sender
     storage = _storage(request)
     _multipart_only(request)
-    async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
-        name, kind, files = _sent(form)
-        keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files)
-        limiter = request.app.state.parsing
-        stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
+    try:
+        async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
+            name, kind, files = _sent(form)
+            keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files, settings.quotas)
+            limiter = request.app.state.parsing
+            stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
+    except OSError as error:
+        log.error("an upload could not be kept: %s", error)
+        raise StorageUnavailable("the data cannot be stored now; try again later") from error
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/datasets/{stored.dataset.id}"
     return DatasetRead.of(stored)
@@ -144,6 +148,7 @@ def _keep(
     name: str,
     kind: str | None,
     files: dict[str, BinaryIO],
+    defaults: Quotas,
     max_bytes: int,
 ) -> tuple[Stored, bool]:
     """Check, store, and make known, in an order that leaves nothing that the janitor does not find."""
@@ -153,4 +158,8 @@ def _keep(
             datasets.expect(session, found.sha256, found.size)
         storage.put(file, found.sha256)
     with sessions.begin() as session:
-        return datasets.add(session, project, name, found.sha256, found.summary)
+        stored, is_new = datasets.add(session, project, name, found.sha256, found.summary)
+        if is_new:
+            limits = quotas.of(session, project, defaults)
+            quotas.check(session, project, limits, added_bytes=stored.size)
+        return stored, is_new

@@ -40,7 +40,7 @@ def download(
     result = results.result_of(
         job,
         found,
-        iterations.certificate(session, job.id),
+        job.certificate,
         iterations.diagnostics(session, job.id, found.iteration),
         measured.read(session, job.id),
     )

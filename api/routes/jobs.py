@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api.deps import ProjectDep, SessionDep, SettingsDep
+from api import etags
+from api.deps import ProjectDep, QuotasDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
+from api.plans import Planner
 from api.schemas import (
     Cancelled,
     IterationPage,
@@ -19,6 +22,7 @@ from api.schemas import (
     JobRead,
     JobRequest,
     JobSummary,
+    PlanRead,
     TrialList,
     TrialRead,
 )
@@ -29,8 +33,8 @@ from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import datasets, iterations, jobs, trials, webhooks
-from core.store.models import ENDED, Job, State, Webhook
+from core.store import datasets, idempotency, iterations, jobs, trials, webhooks
+from core.store.models import ENDED, Job, State
 
 _POLL_SECONDS = "2"
 _MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
@@ -40,6 +44,17 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 Preset = Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Unended = Literal["queued", "running", "paused"]
 Limit = Annotated[int, Query(ge=1, le=100, description="rows on a page")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]*$",
+        description="of the client's making. The same request with the same key, within 24 hours, is answered with the "
+        "job that it made the first time, and with the header `Idempotent-Replayed: true`",
+    ),
+]
 
 
 async def _json_only(request: Request) -> None:
@@ -48,11 +63,20 @@ async def _json_only(request: Request) -> None:
         raise UnsupportedMediaType(kind)
 
 
-@router.post("", status_code=202, dependencies=[Depends(_json_only)], summary="Create a job")
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[Depends(_json_only)],
+    summary="Create a job",
+    response_model=JobCreated,
+    responses={200: {"model": PlanRead, "description": "what the job would take, with dry_run"}},
+)
 def create_job(
     project: ProjectDep,
     session: SessionDep,
     settings: SettingsDep,
+    request: Request,
+    quotas: QuotasDep,
     response: Response,
     preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
     asked: Annotated[
@@ -63,25 +87,41 @@ def create_job(
             }
         ),
     ] = None,
-) -> JobCreated:
+    dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> JobCreated | Response:
     """Queue a meta-optimization job; poll its `Location` for progress, or have a webhook told of its end."""
     spec, preset = _asked_for(None if asked is None else asked.spec(), preset)
-    spec, uploaded = datasets.pin(session, project, spec)
     webhook = _webhook(asked, settings)
-    job = jobs.create(
-        session,
-        project,
-        spec,
-        preset=preset,
-        queue=settings.queue,
-        groups=_groups(spec, settings, uploaded),
-        max_snapshot_bytes=settings.max_snapshot_bytes,
-    )
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if webhook is not None:
-        webhooks.attach(session, job.id, *webhook)
-    _say_when_to_ask(job, response)
-    return JobCreated.read(job, *_beside(session, job))
+    if dry_run:
+        spec, uploaded = datasets.pin(session, project, spec)
+        groups = _groups(spec, uploaded, settings.max_parameters, quotas.hyperparameters_per_job)
+        session.commit()  # a plan takes seconds, and needs no database
+        return _planned(request.app.state.planner, spec, preset, groups)
+
+    def create() -> Job:
+        pinned, uploaded = datasets.pin(session, project, spec)
+        job = jobs.create(
+            session,
+            project,
+            pinned,
+            preset=preset,
+            queue=settings.queue,
+            groups=_groups(pinned, uploaded, settings.max_parameters, quotas.hyperparameters_per_job),
+            max_snapshot_bytes=settings.max_snapshot_bytes,
+            limits=quotas,
+        )
+        if webhook is not None:
+            webhooks.attach(session, job.id, *webhook)
+        return job
+
+    beside = {"webhook": asked.webhook.model_dump() if asked is not None and asked.webhook is not None else None}
+    digest = idempotency.digest(spec, preset, beside)
+    job, replayed = idempotency.once(session, project, idempotency_key, digest, create)
+    response.headers.update(_headers(job) | {"Location": f"/v1/jobs/{job.id}"})
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return JobCreated.read(job, webhooks.of(session, job.id))
 
 
 @router.get("", summary="List jobs, newest first")
@@ -108,10 +148,24 @@ def cancel_jobs(
 
 
 # a :uuid, so that /v1/jobs/cancel is nobody's id, and GET is not allowed there
-@router.get("/{job_id:uuid}", summary="Look at a job")
-def get_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+@router.get(
+    "/{job_id:uuid}",
+    summary="Look at a job",
+    response_model=JobRead,
+    responses={304: {"description": "nothing has changed since the version that If-None-Match names"}},
+)
+def get_job(
+    job_id: UUID,
+    project: ProjectDep,
+    session: SessionDep,
+    response: Response,
+    if_none_match: Annotated[str | None, Header(description="`ETag` of the version that is known")] = None,
+) -> JobRead | Response:
     """State, progress, losses and certificate. `Retry-After` says when to ask again, while it has not ended."""
-    return _read(session, jobs.get(session, project, job_id), response)
+    job = jobs.get(session, project, job_id)
+    if etags.is_among(etags.of(job), if_none_match):
+        return Response(status_code=304, headers=_headers(job))
+    return _read(session, job, response)
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
@@ -127,15 +181,19 @@ def pause_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: 
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume a job")
-def resume_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+def resume_job(
+    job_id: UUID, project: ProjectDep, session: SessionDep, quotas: QuotasDep, response: Response
+) -> JobRead:
     """Queue a paused job again."""
-    return _read(session, jobs.resume(session, project, job_id), response)
+    return _read(session, jobs.resume(session, project, job_id, quotas), response)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry a job")
-def retry_job(job_id: UUID, project: ProjectDep, session: SessionDep, response: Response) -> JobRead:
+def retry_job(
+    job_id: UUID, project: ProjectDep, session: SessionDep, quotas: QuotasDep, response: Response
+) -> JobRead:
     """Queue a failed or cancelled job again; it goes on after its last finished meta-iteration."""
-    return _read(session, jobs.retry(session, project, job_id), response)
+    return _read(session, jobs.retry(session, project, job_id, quotas), response)
 
 
 @router.delete("/{job_id:uuid}", status_code=204, summary="Delete a job")
@@ -199,30 +257,31 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> tuple[Group, ...]:
+def _groups(
+    spec: JobSpec, uploaded: DatasetInfo | None, max_parameters: int, max_hyperparameters: int
+) -> tuple[Group, ...]:
     """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
     groups = groups_for(spec, uploaded)
     parameters = sum(group.size for group in groups)
-    if parameters > settings.max_parameters:
+    if parameters > max_parameters:
         raise InvalidSpec(
             (
                 ("problem", "model", "hidden"),
-                f"a model of {parameters} parameters, more than {settings.max_parameters}; use fewer or narrower "
-                "layers",
+                f"a model of {parameters} parameters, more than {max_parameters}; use fewer or narrower layers",
             )
         )
     layouts = layouts_of(spec, groups)
     for name, layout in layouts.items():
-        if layout.size > settings.max_hyperparameters:
+        if layout.size > max_hyperparameters:
             raise InvalidSpec(
                 (
                     ("hyperparameters", name),
-                    f"{layout.size} values, more than {settings.max_hyperparameters}; use fewer examples, a smaller "
+                    f"{layout.size} values, more than {max_hyperparameters}; use fewer examples, a smaller "
                     "model, or fewer axes (per)",
                 )
             )
     learned = count_learned(layouts)
-    if learned * spec.meta.seeds_per_iteration > settings.max_hyperparameters * _MOST_HYPERGRADIENTS:
+    if learned * spec.meta.seeds_per_iteration > max_hyperparameters * _MOST_HYPERGRADIENTS:
         raise InvalidSpec(
             (
                 ("meta", "seeds_per_iteration"),
@@ -230,15 +289,26 @@ def _groups(spec: JobSpec, settings: Settings, uploaded: DatasetInfo | None) -> 
                 "together; use fewer seeds",
             )
         )
-    if learned > settings.max_hyperparameters:
+    if learned > max_hyperparameters:
         raise InvalidSpec(
             (
                 ("hyperparameters",),
-                f"{learned} values to learn, more than {settings.max_hyperparameters}; learn fewer, or let them "
+                f"{learned} values to learn, more than {max_hyperparameters}; learn fewer, or let them "
                 "differ along fewer axes (per)",
             )
         )
     return groups
+
+
+def _planned(planner: Planner, spec: JobSpec, preset: str | None, groups: tuple[Group, ...]) -> Response:
+    known = {
+        "preset": preset,
+        "spec_sha256": spec.sha256(),
+        "num_hyperparameters": count_learned(layouts_of(spec, groups)),
+        "num_iterations": spec.num_iterations,
+    }
+    plan = PlanRead.model_validate(known | planner.plan(spec))
+    return JSONResponse(plan.model_dump(mode="json"))
 
 
 def _webhook(asked: JobRequest | None, settings: Settings) -> tuple[str, str] | None:
@@ -253,15 +323,10 @@ def _webhook(asked: JobRequest | None, settings: Settings) -> tuple[str, str] | 
 
 
 def _read(session: Session, job: Job, response: Response) -> JobRead:
-    _say_when_to_ask(job, response)
-    return JobRead.read(job, *_beside(session, job))
+    response.headers.update(_headers(job))
+    return JobRead.read(job, webhooks.of(session, job.id))
 
 
-def _say_when_to_ask(job: Job, response: Response) -> None:
-    if job.state not in ENDED:
-        response.headers["Retry-After"] = _POLL_SECONDS
-
-
-def _beside(session: Session, job: Job) -> tuple[dict[str, Any] | None, Webhook | None]:
-    """What is shown of a job and does not stand in its row."""
-    return iterations.certificate(session, job.id), webhooks.of(session, job.id)
+def _headers(job: Job) -> dict[str, str]:
+    headers = {"ETag": etags.of(job), "Cache-Control": "private, no-cache"}  # kept, but asked for each time
+    return headers if job.state in ENDED else headers | {"Retry-After": _POLL_SECONDS}

@@ -319,6 +319,10 @@ class JobSpec(Part):
         unneeded: dict[str, Any] = {"name": True}
         if self.uploaded is not None and self.uploaded.sha256 is not None:
             unneeded["problem"] = {"dataset": {"id"}}
+        if self.training.checkpoints == 1:
+            unneeded["training"] = {
+                "checkpoints"
+            }  # the digests of specifications from before there were any stay true
         document = self.model_dump(mode="json", exclude=unneeded)
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

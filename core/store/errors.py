@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from core.errors import CoreError
@@ -128,6 +128,29 @@ class InvalidCursor(CoreError):  # noqa: N818
         super().__init__("after: not a cursor of ours; give the `next` of the page before, or leave it out")
 
 
+class IdempotencyConflict(CoreError):  # noqa: N818 - named for what happened
+    """An idempotency key that another request has."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the Idempotency-Key {key!r} was sent with another request in the last 24 hours; give each request a key "
+            "of its own, and the same request its own again"
+        )
+
+
+class IdempotentJobDeleted(CoreError):  # noqa: N818 - named for what happened
+    """The job that was made with an idempotency key is gone."""
+
+    code = "idempotent_job_deleted"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the job that was made with the Idempotency-Key {key!r} has been deleted; send another key to make it anew"
+        )
+
+
 class InvalidKey(CoreError):  # noqa: N818
     """A string that cannot be an API key."""
 
@@ -137,6 +160,64 @@ class InvalidKey(CoreError):  # noqa: N818
         super().__init__(
             "an API key is rg_ followed by 32 to 128 letters, digits, - or _; make one with `new_key`"
         )
+
+
+class UnknownKey(CoreError):  # noqa: N818
+    """No API key of this id in the project."""
+
+    code = "unknown_key"
+
+    def __init__(self, key_id: UUID) -> None:
+        super().__init__(f"no API key {key_id} in this project; GET /v1/keys lists those there are")
+
+
+class LastAdminKey(CoreError):  # noqa: N818
+    """Without this key nobody could make another."""
+
+    code = "last_admin_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this is the only key of the project with the scope admin; create another one before you revoke it"
+        )
+
+
+class TooManyKeys(CoreError):  # noqa: N818
+    """The project has as many keys as it may have."""
+
+    code = "too_many_keys"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the project has {limit} API keys, the most there may be; revoke one that is not used")
+
+
+class QuotaExceeded(CoreError):  # noqa: N818
+    """The project has, or would have, more than it may.
+
+    Attributes:
+        retry_after: seconds after which it may be otherwise; None where waiting alone does not help.
+    """
+
+    code = "quota_exceeded"
+    _REMEDIES: ClassVar[dict[str, str]] = {
+        "queued_jobs": "wait until some have run, or cancel some",
+        "stored_bytes": "delete jobs or data sets that are no longer needed",
+        "device_seconds_per_day": "a new day begins at midnight UTC",
+    }
+
+    def __init__(
+        self, quota: str, limit: int, used: int, *, needed: int = 1, retry_after: int | None = None
+    ) -> None:
+        self.quota, self.limit, self.used, self.retry_after = quota, limit, used, retry_after
+        more = f", and this needs {needed} more" if needed > 1 else ""
+        super().__init__(
+            f"the project has used {used} of the {limit} {quota.replace('_', ' ')} that it may have{more}; "
+            f"{self._REMEDIES[quota]}"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Which quota, its limit, and what is used of it without this request."""
+        return {"quota": self.quota, "limit": self.limit, "used": self.used}
 
 
 class Fenced(CoreError):  # noqa: N818

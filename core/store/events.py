@@ -5,18 +5,19 @@ So a reader that knows event n has missed nothing up to n, and `Job.last_event` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, literal, select, update
+import psycopg
+from sqlalchemy import func, literal, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.store import webhooks
 from core.store.arrays import as_json
-from core.store.models import Event, Job
+from core.store.models import ENDED, Event, Job
 
 CHANNEL = "retrograd_events"  # notified with the job's id
 
@@ -25,6 +26,7 @@ class Kind(StrEnum):
     """What can happen to a job."""
 
     CREATED = "created"
+    HELD = "held"  # a worker could have taken it, but for its project's quotas
     STARTED = "started"  # a worker took it
     BEGUN = "begun"  # losses at its start are known
     TRIAL = "trial"  # of the search before the descent
@@ -70,3 +72,38 @@ def page(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequence[
     """Events in order, from the one after number `after` on; 0 is before the first."""
     query = select(Event).where(Event.job_id == job_id, Event.number > after)
     return session.scalars(query.order_by(Event.number).limit(limit)).all()
+
+
+class News(NamedTuple):
+    """What has happened to a job since some event."""
+
+    events: Sequence[Event]
+    newest: int  # number of the job's latest event, as of just before `events` were read
+    ended: bool  # whether that was its end
+
+    def are_all(self, position: int) -> bool:
+        """Whether nothing is to be expected after the event `position`, unless the job is retried."""
+        return self.ended and position == self.newest
+
+
+def news(session: Session, job_id: UUID, *, after: int, limit: int) -> News | None:
+    """Events from the one after number `after` on, and whether more are to come; None where there is no such job."""
+    job = session.execute(select(Job.state, Job.last_event).where(Job.id == job_id)).one_or_none()
+    if job is None:
+        return None
+    return News(page(session, job_id, after=after, limit=limit), job.last_event, job.state in ENDED)
+
+
+async def notices(url: str) -> AsyncGenerator[UUID]:
+    """Ids of jobs of the database at `url`, each just after events of it were committed; without an end.
+
+    Holds a connection of its own. Raises psycopg.Error when that is lost; what happens until the next call is missed.
+    """
+    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await psycopg.AsyncConnection.connect(
+        conninfo, autocommit=True, connect_timeout=5, keepalives_idle=30, application_name="retrograd events"
+    )
+    async with connection:
+        await connection.execute(f"LISTEN {CHANNEL}")
+        async for notice in connection.notifies():
+            yield UUID(notice.payload)

@@ -1,4 +1,4 @@
-"""The record of meta-iterations, and what their certificates and diagnostics say of a job."""
+"""The record of meta-iterations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Double, cast, func, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -62,43 +62,3 @@ def diagnostics(session: Session, job_id: UUID, iteration: int) -> dict[str, Any
         .limit(1)
     ).one_or_none()
     return None if row is None or row.diagnostics is None else {"iteration": row.iteration, **row.diagnostics}
-
-
-def certificate(session: Session, job_id: UUID) -> dict[str, Any] | None:
-    """All certificates of a job as one, as good as the worst of them; None before there is any.
-
-    Read from the rows each time, so that it cannot disagree with them.
-    """
-    exact = func.bool_and(func.coalesce(cast(_entry("exact"), Boolean), False))
-    mismatched = cast(_entry("mismatched_bits"), BigInteger)
-    row = session.execute(
-        select(
-            func.count().label("iterations"),
-            exact.label("exact"),
-            # An engine that compares nothing has no count; one such iteration leaves the total unknown.
-            func.sum(mismatched).label("mismatched_bits"),
-            func.count(mismatched).label("compared"),
-            func.max(cast(_entry("stored_bits_per_param_step"), Double)).label("stored"),
-            func.max(cast(_entry("bound_bits_per_param_step"), Double)).label("bound"),
-            *(func.array_agg(_entry(name).distinct()).label(name) for name in ("engine", "mode")),
-        ).where(MetaIteration.job_id == job_id, _entry("engine") != "")  # some had no gradient: training diverged
-    ).one()
-    if row.iterations == 0:
-        return None
-    return {
-        "exact": row.exact,
-        "iterations": row.iterations,
-        "mismatched_bits": int(row.mismatched_bits) if row.compared == row.iterations else None,
-        "stored_bits_per_param_step": row.stored,
-        "bound_bits_per_param_step": row.bound,
-        "engine": _joined(row.engine),
-        "mode": _joined(row.mode),
-    }
-
-
-def _entry(name: str) -> ColumnElement[str]:
-    return MetaIteration.certificate[name].astext
-
-
-def _joined(names: list[str | None]) -> str | None:
-    return ", ".join(sorted(name for name in names if name)) or None

@@ -11,14 +11,17 @@ from sqlalchemy import Update, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session, defer
 
 from core.hyperparameters import Group, Layout, count_learned, layouts_of
+from core.quotas import Quotas
 from core.spec import JobSpec
-from core.store import cursors, events, outbox
+from core.store import cursors, events, outbox, quotas
 from core.store.arrays import as_json
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
 from core.store.events import Kind
 from core.store.models import ENDED, UNENDED, Job, State
 
 _BYTES_PER_VALUE = 8
+_KEPT_ITERATIONS = 3  # initial, best and last, where not all are kept
+_CHECKPOINT_COPIES = 2  # of the values, that an outer optimizer's state holds at most
 _MOST_AT_ONCE = 500
 _LISTED = [  # most of a row's bytes, which no list shows
     defer(column, raiseload=True) for column in (Job.spec, Job.groups, Job.losses, Job.provenance)
@@ -47,11 +50,18 @@ def create(
     queue: str,
     groups: tuple[Group, ...],
     max_snapshot_bytes: int,
+    limits: Quotas | None = None,
 ) -> Job:
-    """Queue a job."""
+    """Queue a job.
+
+    Raises:
+        QuotaExceeded: it would exceed its project's limits.
+    """
     num_hyperparameters = count_learned(layouts_of(spec, groups))
     num_iterations = spec.num_iterations
-    snapshot_bytes = num_hyperparameters * _BYTES_PER_VALUE * (num_iterations + 1)
+    value_bytes = num_hyperparameters * _BYTES_PER_VALUE
+    keeps_every_iteration = value_bytes * (num_iterations + 1) <= max_snapshot_bytes
+    kept = num_iterations + 1 if keeps_every_iteration else _KEPT_ITERATIONS
     job = Job(
         project_id=project_id,
         name=spec.name,
@@ -63,13 +73,16 @@ def create(
         groups=[{"name": group.name, "shape": list(group.shape)} for group in groups],
         num_hyperparameters=num_hyperparameters,
         num_iterations=num_iterations,
-        keeps_every_iteration=snapshot_bytes <= max_snapshot_bytes,
+        keeps_every_iteration=keeps_every_iteration,
+        stored_bytes=value_bytes * (kept + _CHECKPOINT_COPIES),
     )
     session.add(job)
     session.flush()
     outbox.add(session, job.id, queue)
     events.record(session, job.id, Kind.CREATED)
     session.refresh(job)
+    if limits is not None:
+        quotas.check(session, project_id, limits, queued=1, added_bytes=job.stored_bytes)
     return job
 
 
@@ -148,8 +161,12 @@ def pause(session: Session, project_id: UUID, job_id: UUID) -> Job:
     )
 
 
-def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
-    """Queue a paused job again, or let a running one that was to be paused go on. It continues from its checkpoint."""
+def resume(session: Session, project_id: UUID, job_id: UUID, limits: Quotas | None = None) -> Job:
+    """Queue a paused job again, or let a running one that was to be paused go on. It continues from its checkpoint.
+
+    Raises:
+        QuotaExceeded: no more jobs of the project may be queued.
+    """
     paused = Job.state == State.PAUSED
     job = _change(
         session,
@@ -159,6 +176,7 @@ def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
         .where(paused | Job.pause_requested)
         .values(
             pause_requested=False,
+            held=False,
             state=case((paused, State.QUEUED), else_=Job.state),
             published_at=case((paused, func.clock_timestamp()), else_=Job.published_at),
         ),
@@ -168,11 +186,17 @@ def resume(session: Session, project_id: UUID, job_id: UUID) -> Job:
     )
     if job.state == State.QUEUED:
         outbox.add(session, job.id, job.queue)
+        if limits is not None:
+            quotas.check(session, project_id, limits, queued=1)
     return job
 
 
-def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
-    """Queue a failed or cancelled job again; it goes on from its checkpoint if it has one."""
+def retry(session: Session, project_id: UUID, job_id: UUID, limits: Quotas | None = None) -> Job:
+    """Queue a failed or cancelled job again; it goes on from its checkpoint if it has one.
+
+    Raises:
+        QuotaExceeded: no more jobs of the project may be queued.
+    """
     job = _change(
         session,
         project_id,
@@ -181,6 +205,7 @@ def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
         .where(Job.state.in_((State.FAILED, State.CANCELLED)))
         .values(
             state=State.QUEUED,
+            held=False,
             cancel_requested=False,
             pause_requested=False,
             error=None,
@@ -193,6 +218,8 @@ def retry(session: Session, project_id: UUID, job_id: UUID) -> Job:
         kinds={State.QUEUED: Kind.RETRIED},
     )
     outbox.add(session, job.id, job.queue)
+    if limits is not None:
+        quotas.check(session, project_id, limits, queued=1)
     return job
 
 

@@ -14,15 +14,24 @@ from sqlalchemy import ColumnElement, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
+from core.quotas import Quotas
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.spec import JobSpec
-from core.store import events, iterations, learned, measured, outbox, trials
+from core.store import certificates, events, iterations, learned, measured, outbox, quotas, trials
 from core.store.arrays import as_json
 from core.store.errors import Fenced, WorkerLost
 from core.store.events import Kind
 from core.store.models import Job, State
 
 STARTS = ("initial", "searched")
+_RETURNED = (
+    Job.state,
+    Job.queue,
+    Job.cancel_requested,
+    Job.pause_requested,
+    Job.keeps_every_iteration,
+    Job.certificate,
+)
 _RECENT = 0.3  # weight of the newest iteration in seconds_per_iteration: the first one also compiles
 
 
@@ -54,18 +63,26 @@ class Work(NamedTuple):
     trials: list[Trial]  # of the search before the descent
 
 
-def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
-    """Take a queued job for `seconds`. None when there is no such job waiting."""
+def claim(session: Session, job_id: UUID, seconds: float, defaults: Quotas | None = None) -> Lease | None:
+    """Take a queued job for `seconds`. None when there is no such job waiting.
+
+    Nor where its project's quotas do not let it run now (None: there are none): it is then held back, until the
+    janitor finds room for it.
+    """
+    if defaults is not None and not _may_run(session, job_id, defaults):
+        return None
     row = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.state == State.QUEUED)
         .values(
             state=State.RUNNING,
+            held=False,
             attempt=Job.attempt + 1,
             attempts_without_progress=Job.attempts_without_progress + 1,
             lease_epoch=Job.lease_epoch + 1,
             lease_expires_at=func.clock_timestamp() + timedelta(seconds=seconds),
             started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
+            accounted_at=func.clock_timestamp(),
         )
         .returning(Job.lease_epoch, Job.attempt)
     ).one_or_none()
@@ -75,10 +92,25 @@ def claim(session: Session, job_id: UUID, seconds: float) -> Lease | None:
     return Lease(job_id, row.lease_epoch, row.attempt)
 
 
+def _may_run(session: Session, job_id: UUID, defaults: Quotas) -> bool:
+    """Whether the job's project has room for it; it is held back where there is none."""
+    job = session.execute(
+        select(Job.project_id, Job.queue, Job.created_at).where(Job.id == job_id, Job.state == State.QUEUED)
+    ).one_or_none()
+    if job is None:
+        return False
+    limits = quotas.of(session, job.project_id, defaults)
+    if quotas.may_run(session, job.project_id, job.queue, job.created_at, limits):
+        return True
+    if quotas.hold(session, job_id):
+        events.record(session, job_id, Kind.HELD)
+    return False
+
+
 def renew(session: Session, lease: Lease, seconds: float) -> Wish:
     """Hold the job for `seconds` more; returns what its owner wants."""
     until = func.clock_timestamp() + timedelta(seconds=seconds)
-    return _wish(_write(session, lease, lease_expires_at=until))
+    return _wish(_account(session, lease, lease_expires_at=until))
 
 
 def device_seconds(session: Session, lease: Lease) -> float:
@@ -120,8 +152,9 @@ def save_start(
 
 def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
     """Keep a trial of the search; returns what the job's owner wants."""
-    job = _write(session, lease, attempts_without_progress=0, last_progress_at=func.clock_timestamp())
-    if trials.save(session, lease.job_id, trial):
+    job = _write(session, lease, attempts_without_progress=0)
+    if trials.save(session, lease.job_id, trial):  # what shows changes with an event only
+        _write(session, lease, last_progress_at=func.clock_timestamp())
         events.record(session, lease.job_id, Kind.TRIAL, number=trial.number, outer_loss=trial.outer_loss)
     return _wish(job)
 
@@ -129,21 +162,22 @@ def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
 def save_iteration(session: Session, lease: Lease, record: MetaRecord) -> Wish:
     """Keep a meta-iteration, the values after it and the checkpoint; returns what the job's owner wants."""
     checkpoint = record.checkpoint
-    job = _write(
-        session,
-        lease,
-        meta_iteration=checkpoint.iteration,
-        latest_outer_loss=float(record.losses.outer),
-        best_iteration=checkpoint.best_iteration,
-        best_outer_loss=checkpoint.best_outer_loss,
-        seconds_per_iteration=func.coalesce(
-            Job.seconds_per_iteration * (1 - _RECENT) + record.seconds * _RECENT, record.seconds
-        ),
-        attempts_without_progress=0,
-        last_progress_at=func.clock_timestamp(),
-    )
+    job = _write(session, lease, attempts_without_progress=0)
     if iterations.save(session, lease.job_id, record, attempt=lease.attempt, lease_epoch=lease.epoch):
         loss = float(record.losses.outer)
+        _write(
+            session,
+            lease,
+            meta_iteration=checkpoint.iteration,
+            latest_outer_loss=loss,
+            best_iteration=checkpoint.best_iteration,
+            best_outer_loss=checkpoint.best_outer_loss,
+            certificate=certificates.joined(job.certificate, as_json(record.certificate)),
+            seconds_per_iteration=func.coalesce(
+                Job.seconds_per_iteration * (1 - _RECENT) + record.seconds * _RECENT, record.seconds
+            ),
+            last_progress_at=func.clock_timestamp(),
+        )
         events.record(session, lease.job_id, Kind.ITERATION, iteration=record.iteration, outer_loss=loss)
     learned.save_checkpoint(session, lease.job_id, checkpoint)
     if not job.keeps_every_iteration:
@@ -188,7 +222,7 @@ def cancelled(session: Session, lease: Lease) -> None:
 
 def give_back(session: Session, lease: Lease) -> None:
     """Hand the job back without charging an attempt: as its owner wishes, cancelled or paused, else to the queue."""
-    row = _write(
+    row = _account(
         session,
         lease,
         state=case(
@@ -270,19 +304,49 @@ def _wish(row: Any) -> Wish:
 
 def _write(session: Session, lease: Lease, **values: Any) -> Any:
     """The one guarded UPDATE that every write of a worker begins with; it also locks the job's row."""
-    row = session.execute(
-        update(Job)
-        .where(Job.id == lease.job_id, Job.state == State.RUNNING, Job.lease_epoch == lease.epoch)
-        .values(**values)
-        .returning(Job.state, Job.queue, Job.cancel_requested, Job.pause_requested, Job.keeps_every_iteration)
-    ).one_or_none()
+    row = session.execute(update(Job).where(*_held_by(lease)).values(**values).returning(*_RETURNED)).one_or_none()
     if row is None:
         raise Fenced(lease.job_id, lease.epoch)
     return row
 
 
+def _account(session: Session, lease: Lease, **values: Any) -> Any:
+    """A `_write` that also counts the time on a device since the last one that did.
+
+    Only heartbeats and ends do: the project's row of the day, which all its workers share, is locked from here on to
+    the end of the transaction. After the job's own and its tally, as everywhere.
+    """
+    before = (
+        select(Job.id, Job.accounted_at.label("since"), func.clock_timestamp().label("now"))
+        .where(*_held_by(lease))
+        .with_for_update()
+        .subquery()
+    )
+    row = session.execute(
+        update(Job)
+        .where(Job.id == before.c.id)
+        .values(
+            accounted_at=before.c.now,
+            device_seconds=Job.device_seconds
+            + func.coalesce(func.greatest(func.extract("epoch", before.c.now - before.c.since), 0.0), 0.0),
+            **values,
+        )
+        .returning(*_RETURNED, Job.project_id, before.c.since, before.c.now)
+    ).one_or_none()
+    if row is None:
+        raise Fenced(lease.job_id, lease.epoch)
+    quotas.charge(session, row.project_id, row.since, row.now)
+    return row
+
+
+def _held_by(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    return Job.id == lease.job_id, Job.state == State.RUNNING, Job.lease_epoch == lease.epoch
+
+
 def _end(session: Session, lease: Lease, **values: Any) -> None:
-    _write(session, lease, lease_expires_at=None, pause_requested=False, ended_at=func.clock_timestamp(), **values)
+    _account(
+        session, lease, lease_expires_at=None, pause_requested=False, ended_at=func.clock_timestamp(), **values
+    )
 
 
 def _all_as_json(evaluations: dict[str, Evaluation | None]) -> dict[str, Any]:

@@ -105,6 +105,21 @@ class Usage(Base):
     device_seconds: Mapped[float] = mapped_column(default=0.0)
 
 
+class Tally(Base):
+    """What a project holds now: the sum of its rows. Kept by triggers on `jobs` and `datasets`.
+
+    In several rows, so that transactions of one project do not wait for each other.
+    """
+
+    __tablename__ = "tallies"
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    shard: Mapped[int] = mapped_column(primary_key=True)
+    queued_jobs: Mapped[int] = mapped_column(BigInteger)
+    running_jobs: Mapped[int] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)  # of jobs (`Job.stored_bytes`) and of data sets
+
+
 class Job(Base):
     """One meta-optimization. Its state changes only in `store.jobs` and `store.leases`."""
 
@@ -136,7 +151,9 @@ class Job(Base):
         Index("ix_jobs_ended", "ended_at", postgresql_where="ended_at IS NOT NULL"),
         Index("ix_jobs_dataset_id", "dataset_id", postgresql_where="dataset_id IS NOT NULL"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
-        Index("ix_jobs_queued", "queue", "published_at", postgresql_where="state = 'queued'"),
+        Index("ix_jobs_queued", "queue", "published_at", postgresql_where="state = 'queued' AND NOT held"),
+        Index("ix_jobs_held", "project_id", "queue", postgresql_where="state = 'queued' AND held"),
+        Index("ix_jobs_waiting", "project_id", "queue", "held", "created_at", postgresql_where="state = 'queued'"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -159,6 +176,7 @@ class Job(Base):
         ),
         default=State.QUEUED,
     )
+    held: Mapped[bool] = mapped_column(default=False, server_default=false())  # while queued: back by a quota
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     error: Mapped[dict[str, Any] | None]  # code, message, details
@@ -174,20 +192,24 @@ class Job(Base):
     last_progress_at: Mapped[datetime | None]  # apart from the lease: a hung computation still renews that
     ended_at: Mapped[datetime | None]
 
-    last_event: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # grows with all that shows
-    accounted_at: Mapped[datetime | None]  # until when its time on a device has been counted, while it runs
+    last_event: Mapped[int] = mapped_column(
+        BigInteger, default=0, server_default="0"
+    )  # grows whenever what shows does
+    accounted_at: Mapped[datetime | None]  # until when its time on a device has been counted, once it has run
     device_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
     groups: Mapped[list[dict[str, Any]]]  # name and shape: needed to read the values, when the data are gone too
     num_hyperparameters: Mapped[int] = mapped_column(BigInteger)
     num_iterations: Mapped[int]
     keeps_every_iteration: Mapped[bool]  # else initial, best and last values only
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # that it may come to
     meta_iteration: Mapped[int] = mapped_column(default=0)  # number done
     seconds_per_iteration: Mapped[float | None]
     latest_outer_loss: Mapped[float | None]
     best_outer_loss: Mapped[float | None]
     best_iteration: Mapped[int | None]
     losses: Mapped[dict[str, Any]] = mapped_column(default=dict)  # initial, best, last; on evaluation seeds
+    certificate: Mapped[dict[str, Any] | None]  # of all meta-iterations together
     provenance: Mapped[dict[str, Any] | None]
     device: Mapped[str | None]
 

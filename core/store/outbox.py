@@ -16,6 +16,7 @@ from core.store.models import Job, State, WakeUp
 
 _CHANNEL = "retrograd_outbox"
 _BATCH = 100
+_WAITING = (Job.state == State.QUEUED, ~Job.held)  # for a worker, and not for its project's quotas
 
 
 def add(session: Session, job_id: UUID, queue: str) -> None:
@@ -52,11 +53,11 @@ def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
 def overdue_queues(session: Session, seconds: float) -> list[str]:
     """Queues with a job that was woken so long ago that its message may be lost."""
     # one search for each queue, however many jobs wait in it: from each to the next, and its longest waiting job
-    queued = select(func.min(Job.queue).label("queue")).where(Job.state == State.QUEUED)
+    queued = select(func.min(Job.queue).label("queue")).where(*_WAITING)
     queues = queued.cte("queues", recursive=True)
     following = queued.where(Job.queue > queues.c.queue).correlate(queues).scalar_subquery()
     queues = queues.union_all(select(following).where(queues.c.queue.is_not(None)))
-    first = select(func.min(Job.published_at)).where(Job.state == State.QUEUED, Job.queue == queues.c.queue)
+    first = select(func.min(Job.published_at)).where(*_WAITING, Job.queue == queues.c.queue)
     overdue = first.correlate(queues).scalar_subquery() < _long_ago(seconds)
     return list(session.scalars(select(queues.c.queue).where(overdue).order_by(queues.c.queue)))
 
@@ -68,7 +69,7 @@ def republish(session: Session, queue: str, seconds: float) -> int:
     """
     longest = (
         select(Job.id)
-        .where(Job.state == State.QUEUED, Job.queue == queue, Job.published_at < _long_ago(seconds))
+        .where(*_WAITING, Job.queue == queue, Job.published_at < _long_ago(seconds))
         .order_by(Job.published_at)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)

@@ -15,7 +15,62 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# What jobs and data sets change in their project's tally. All rows of a statement together, so that a million may be
+# inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is
+# the sum of up to 64 rows, of which a connection changes its own: those of others need not wait until it commits.
+_INSERT = """
+    INSERT INTO tallies AS tally (project_id, shard, queued_jobs, running_jobs, stored_bytes)
+    SELECT project_id, pg_backend_pid() % 64, {sign} queued, {sign} running, {sign} bytes
+    FROM ({rows}) AS counted WHERE project_id IN (SELECT id FROM projects) ORDER BY project_id
+    ON CONFLICT (project_id, shard) DO UPDATE SET
+        queued_jobs = tally.queued_jobs + excluded.queued_jobs,
+        running_jobs = tally.running_jobs + excluded.running_jobs,
+        stored_bytes = tally.stored_bytes + excluded.stored_bytes;
+"""
+_JOBS = """
+    SELECT project_id, count(*) FILTER (WHERE state = 'queued') AS queued,
+        count(*) FILTER (WHERE state = 'running') AS running, CAST(sum(stored_bytes) AS bigint) AS bytes
+    FROM {table} GROUP BY project_id
+"""
+_DATASETS = """
+    SELECT project_id, 0 AS queued, 0 AS running, CAST(sum(size) AS bigint) AS bytes
+    FROM changed JOIN blobs USING (sha256) GROUP BY project_id
+"""
+_MOVED = """
+    SELECT changed.project_id, 0 AS bytes,
+        sum(CAST(changed.state = 'queued' AS int) - CAST(old_rows.state = 'queued' AS int)) AS queued,
+        sum(CAST(changed.state = 'running' AS int) - CAST(old_rows.state = 'running' AS int)) AS running
+    FROM changed JOIN old_rows USING (id) WHERE changed.state <> old_rows.state GROUP BY changed.project_id
+"""
+_TALLIED = {
+    ("jobs", "insert"): ("NEW TABLE AS changed", "+", _JOBS.format(table="changed")),
+    ("jobs", "update"): ("OLD TABLE AS old_rows NEW TABLE AS changed", "+", _MOVED),
+    ("jobs", "delete"): ("OLD TABLE AS changed", "-", _JOBS.format(table="changed")),
+    ("datasets", "insert"): ("NEW TABLE AS changed", "+", _DATASETS),
+    ("datasets", "delete"): ("OLD TABLE AS changed", "-", _DATASETS),
+}
+
 _STATES = "state IN ('queued', 'running', {}'succeeded', 'failed', 'cancelled')"
+
+_CERTIFICATES = """
+UPDATE jobs SET certificate = found.certificate
+FROM (
+    SELECT job_id, jsonb_build_object(
+        'exact', bool_and(coalesce((one ->> 'exact')::boolean, false)),
+        'iterations', count(*),
+        'mismatched_bits', CASE WHEN count(one ->> 'mismatched_bits') = count(*)
+                           THEN sum((one ->> 'mismatched_bits')::bigint) END,
+        'stored_bits_per_param_step', max((one ->> 'stored_bits_per_param_step')::float8),
+        'bound_bits_per_param_step', max((one ->> 'bound_bits_per_param_step')::float8),
+        'engine', string_agg(DISTINCT one ->> 'engine', ', '),
+        'mode', string_agg(DISTINCT nullif(one ->> 'mode', ''), ', ')
+    ) AS certificate
+    FROM (SELECT job_id, certificate AS one FROM iterations) AS each
+    WHERE one ->> 'engine' <> ''
+    GROUP BY job_id
+) AS found
+WHERE jobs.id = found.job_id
+"""  # until now it was put together each time a job was read
 
 
 def upgrade() -> None:
@@ -62,6 +117,8 @@ def upgrade() -> None:
     op.create_foreign_key(
         op.f("fk_jobs_dataset_id"), "jobs", "datasets", ["dataset_id"], ["id"], ondelete="SET NULL"
     )
+    op.add_column("jobs", sa.Column("certificate", postgresql.JSONB(), nullable=True))
+    op.execute(_CERTIFICATES)
     op.add_column("jobs", sa.Column("pause_requested", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("jobs", sa.Column("last_event", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("jobs", _time("accounted_at"))
@@ -87,6 +144,20 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_ended", "jobs", ["ended_at"], postgresql_where="ended_at IS NOT NULL")
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset_id"], postgresql_where="dataset_id IS NOT NULL")
+    op.add_column("jobs", sa.Column("held", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("jobs", sa.Column("stored_bytes", sa.BigInteger(), server_default="0", nullable=False))
+    op.drop_index("ix_jobs_queued", table_name="jobs")
+    op.create_index(
+        "ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued' AND NOT held"
+    )
+    op.create_index("ix_jobs_held", "jobs", ["project_id", "queue"], postgresql_where="state = 'queued' AND held")
+    op.create_index(
+        "ix_jobs_waiting",
+        "jobs",
+        ["project_id", "queue", "held", "created_at"],
+        postgresql_where="state = 'queued'",
+    )
+    _add_tallies()
     op.create_table(
         "events",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -154,7 +225,15 @@ def downgrade() -> None:
     for table in ("deliveries", "webhooks", "idempotency_keys", "events"):
         op.drop_table(table)
     op.drop_index("ix_outbox_created_at", table_name="outbox")
+    for table, event in _TALLIED:
+        op.execute(f"DROP TRIGGER tally_{event} ON {table}")
+        op.execute(f"DROP FUNCTION tally_{table}_{event}")
+    op.drop_table("tallies")
+    op.drop_index("ix_jobs_queued", table_name="jobs")
+    op.create_index("ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued'")
     for index in (
+        "waiting",
+        "held",
         "dataset_id",
         "ended",
         "unended",
@@ -166,13 +245,45 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_jobs_last_event_not_negative"), "jobs", type_="check")
     op.drop_constraint(op.f("ck_jobs_state"), "jobs", type_="check")
     op.create_check_constraint(op.f("ck_jobs_state"), "jobs", _STATES.format(""))
-    for column in ("device_seconds", "accounted_at", "last_event", "pause_requested", "dataset_id"):
+    for column in (
+        "stored_bytes",
+        "held",
+        "device_seconds",
+        "accounted_at",
+        "last_event",
+        "pause_requested",
+        "certificate",
+        "dataset_id",
+    ):
         op.drop_column("jobs", column)
     for table in ("datasets", "blobs", "usage"):
         op.drop_table(table)
     for column in ("revoked_at", "last_used_at", "scopes", "name"):
         op.drop_column("api_keys", column)
     op.drop_column("projects", "quotas")
+
+
+def _add_tallies() -> None:
+    op.create_table(
+        "tallies",
+        sa.Column("project_id", sa.Uuid(), nullable=False),
+        sa.Column("shard", sa.Integer(), nullable=False),
+        sa.Column("queued_jobs", sa.BigInteger(), nullable=False),
+        sa.Column("running_jobs", sa.BigInteger(), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
+        _to_project("tallies"),
+        sa.PrimaryKeyConstraint("project_id", "shard", name=op.f("pk_tallies")),
+    )
+    op.execute(_INSERT.format(sign="+", rows=_JOBS.format(table="jobs")))  # those have 0 bytes
+    for (table, event), (rows, sign, counted) in _TALLIED.items():
+        function, body = f"tally_{table}_{event}", _INSERT.format(sign=sign, rows=counted)
+        op.execute(
+            f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$"
+        )
+        op.execute(
+            f"CREATE TRIGGER tally_{event} AFTER {event.upper()} ON {table} "
+            f"REFERENCING {rows} FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
+        )
 
 
 def _now(name: str) -> sa.Column:

@@ -13,7 +13,7 @@ from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
 from retrograd.cli.console import complain, err, interruptible, out, print_json
 from retrograd.cli.overrides import override
 from retrograd.cli.progress import follow
-from retrograd.cli.render import failure, job_details, jobs_table, outcome, presets_table
+from retrograd.cli.render import failure, job_details, jobs_table, outcome, plan_details, presets_table
 from retrograd.client import Client
 
 
@@ -27,18 +27,26 @@ def submit(
         typer.Option("-s", "--set", metavar="PATH=VALUE", help="Change a field, as meta.num_iterations=100."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Queue nothing; show what the job would take.")
+    ] = False,
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Queue a job."""
     if (spec is None) == (preset is None):
         raise typer.BadParameter("give either a file with a job or --preset NAME; `retrograd presets` lists them")
+    if dry_run and watch:
+        raise typer.BadParameter("--dry-run queues no job that --watch could follow; give one of the two")
     with connect(folder) as client:
+        if dry_run:
+            plan = client.plan(_asked_for(client, spec, preset, settings))
+            print_json(plan) if as_json else out.print(*plan_details(plan), sep="\n", soft_wrap=True)
+            return
         if preset is not None and not settings:
             job = client.create_from_preset(preset)
         else:
-            document = client.preset(preset) if preset else _read(str(spec))
-            job = client.create_job(override(document, settings or []))
+            job = client.create_job(_asked_for(client, spec, preset, settings))
         if watch:
             job = _follow(client, str(job["id"]))
         if as_json:
@@ -92,6 +100,22 @@ def cancel(job: Job, folder: Folder = None) -> None:
     out.print(f"{job_id} {'will be cancelled' if state == 'running' else f'is {state}'}")
 
 
+def pause(job: Job, folder: Folder = None) -> None:
+    """Put a job by. `retrograd resume` has it go on after its last meta-iteration."""
+    with connect(folder) as client:
+        job_id = find_job(client, job)
+        state = client.pause(job_id)["state"]
+    out.print(f"{job_id} {'will be paused' if state == 'running' else f'is {state}'}")
+
+
+def resume(job: Job, folder: Folder = None) -> None:
+    """Have a paused job go on."""
+    with connect(folder) as client:
+        job_id = find_job(client, job)
+        state = client.resume(job_id)["state"]
+    out.print(f"{job_id} is {state}")
+
+
 def presets(as_json: AsJson = False, folder: Folder = None) -> None:
     """List jobs that are ready to be submitted."""
     with connect(folder) as client:
@@ -100,6 +124,11 @@ def presets(as_json: AsJson = False, folder: Folder = None) -> None:
         print_json(known)
     else:
         out.print(presets_table(known))
+
+
+def _asked_for(client: Client, spec: str | None, preset: str | None, settings: list[str] | None) -> dict[str, Any]:
+    document = client.preset(preset) if preset else _read(str(spec))
+    return override(document, settings or [])
 
 
 def _read(spec: str) -> dict[str, Any]:

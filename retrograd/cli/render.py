@@ -10,7 +10,14 @@ from rich.table import Table
 
 Json = dict[str, Any]
 
-STYLES = {"queued": "dim", "running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "yellow"}
+STYLES = {
+    "queued": "dim",
+    "running": "cyan",
+    "paused": "magenta",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+}
 
 
 def number(value: float | None) -> str:
@@ -130,6 +137,22 @@ def presets_table(presets: Iterable[Json]) -> Table:
     return table
 
 
+def keys_table(keys: Iterable[Json]) -> Table:
+    """One line a key."""
+    table = Table("key", "name", "scopes", "created", "last used", "", "id", box=None, pad_edge=False)
+    for key in keys:
+        table.add_row(
+            f"{key['prefix']}…",
+            escape(key["name"]),
+            ", ".join(key["scopes"]),
+            key["created_at"][:16],
+            (key["last_used_at"] or "never")[:16],
+            f"[red]revoked {key['revoked_at'][:16]}[/]" if key["revoked_at"] else "",
+            key["id"],
+        )
+    return table
+
+
 def datasets_table(datasets: Iterable[Json]) -> Table:
     """One line a data set."""
     table = Table("data set", "name", "inputs", "classes", "bytes", "uploaded", box=None, pad_edge=False)
@@ -153,6 +176,54 @@ def _iterations(preset: Json) -> str:
     if preset["kind"] == "hypergradient":
         return f"{preset['seeds']['count']} seeds"
     return str(preset["meta"]["num_iterations"])
+
+
+def plan_details(plan: Json) -> list[Table | str]:
+    """What a job would take."""
+    table = Table(
+        "engine", "one hypergradient", f"all {plan['hypergradients']}", "memory", "on the host", "",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for one in plan["engines"]:
+        remark = one["remark"] or ("" if one["fits"] else "does not fit here")
+        table.add_row(
+            f"[bold]{one['name']}[/]" if one["name"] == plan["engine"] else one["name"],
+            "–" if one["seconds"] is None else precise(one["seconds"]),
+            "–" if one["job_seconds"] is None else precise(one["job_seconds"]),
+            size(one["device_bytes"]),
+            size(one["host_bytes"]),
+            escape(remark),
+        )
+    takes = (
+        f"{plan['engine']}, or {plan['fallback']} where that cannot be proven"
+        if plan["fallback"]
+        else plan["engine"]
+    )
+    return [
+        f"{plan['num_hyperparameters']} hyperparameters, {plan['num_iterations']} meta-iterations, "
+        f"{plan['hypergradients']} hypergradients, at most {plan['trainings']} trainings for evaluation and search.",
+        f"Engine: {takes}.",
+        table,
+        f"Times are those of the server's own machine ({plan['machine']}), without compilation and without the "
+        "trainings, each of which takes less than a hypergradient.",
+    ]
+
+
+def precise(seconds: float) -> str:
+    """Also where it is less than a minute."""
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
+
+
+def size(number_of_bytes: int | None) -> str:
+    """In the largest unit that leaves something before the point."""
+    if number_of_bytes is None:
+        return "–"
+    value, unit = float(number_of_bytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"
 
 
 def failure(job: Json) -> str:

@@ -73,6 +73,7 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/resume",
         "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/retry",
+        "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/iterations",
         "/v1/jobs/{job_id}/hyperparameters",
         "/v1/jobs/{job_id}/figures",
@@ -84,6 +85,9 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/deliveries/{delivery_id}/redeliver",
         "/v1/presets",
         "/v1/presets/{name}",
+        "/v1/project",
+        "/v1/keys",
+        "/v1/keys/{key_id}",
         "/healthz",
         "/readyz",
     }
@@ -113,7 +117,7 @@ def test_the_bootstrap_key_can_be_stored_by_itself(settings, sessions, tmp_path)
     with running("api.bootstrap", settings, tmp_path / "log", RETROGRAD_BOOTSTRAP_API_KEY=key) as process:
         assert process.wait(30) == 0
     with sessions() as session:
-        assert keys.project_of(session, key) == keys.ensure_project(session, "default")
+        assert keys.caller(session, key).project_id == keys.ensure_project(session, "default")
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import pytest
 import typer
 
 from retrograd.cli.overrides import override
+from retrograd.cli.render import precise, size
+from tests.builders import document
 
 
 @pytest.fixture
@@ -24,7 +26,9 @@ def retrograd(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("command", ["status", "watch", "download", "presets", "submit --preset x", "cancel x"])
+@pytest.mark.parametrize(
+    "command", ["status", "watch", "download", "presets", "submit --preset x", "cancel x", "pause x", "resume x"]
+)
 def test_without_a_server_one_paragraph_names_the_remedy(retrograd, command):
     run = retrograd(*command.split())
     assert run.returncode == 1
@@ -42,7 +46,14 @@ def test_a_server_that_does_not_answer_is_named(retrograd):
 
 @pytest.mark.parametrize(
     "command",
-    ["submit", "submit --preset x file.json", "download --iteration first", "up --port many", "fly"],
+    [
+        "submit",
+        "submit --preset x file.json",
+        "submit --preset x --dry-run --watch",
+        "download --iteration first",
+        "up --port many",
+        "fly",
+    ],
 )
 def test_wrong_usage_exits_with_2(retrograd, command):
     run = retrograd(*command.split())
@@ -92,3 +103,36 @@ def test_overrides_reach_into_the_job_and_leave_the_original():
 def test_overrides_that_make_no_sense_are_refused(setting):
     with pytest.raises(typer.BadParameter):
         override({"name": "a"}, [setting])
+
+
+def test_a_job_is_paused_and_resumed_and_planned(retrograd, client, sessions, monkeypatch):
+    from api import plans
+
+    monkeypatch.setattr(plans, "_PROGRAM", "tests.api.foretold")
+    key = client.headers["Authorization"].removeprefix("Bearer ")
+    variables = {"RETROGRAD_URL": str(client.base_url), "RETROGRAD_API_KEY": key}
+    planned = retrograd("submit", "-", "--dry-run", stdin=json.dumps(document()), **variables)
+    assert planned.returncode == 0, planned.stderr
+    assert "21 hyperparameters, 4 meta-iterations, 4 hypergradients, at most 6 trainings" in planned.stdout
+    assert "Engine: reversible, or unrolled where that cannot be proven." in planned.stdout
+    assert "0.5 s" in planned.stdout
+    assert "training diverged: at once" in planned.stdout
+    assert "the server's own machine" in planned.stdout
+    as_json = retrograd("submit", "--preset", "digits-schedules", "--dry-run", "--json", **variables)
+    assert json.loads(as_json.stdout)["num_hyperparameters"] == 1608
+    assert client.get("/v1/jobs").json()["data"] == []
+
+    job_id = client.post("/v1/jobs", json=document()).json()["id"]
+    assert retrograd("pause", "latest", **variables).stdout == f"{job_id} is paused\n"
+    assert "paused" in retrograd("status", **variables).stdout
+    assert retrograd("resume", job_id[:8], **variables).stdout == f"{job_id} is queued\n"
+    refused = retrograd("resume", job_id, **variables)
+    assert refused.returncode == 1
+    assert "cannot be resumed" in refused.stderr
+
+
+def test_sizes_and_times_are_read_at_a_glance():
+    assert [size(one) for one in (None, 0, 999, 1000, 2_500_000, 7 * 10**15)] == [
+        "–", "0 B", "999 B", "1 kB", "2.5 MB", "7e+03 TB",
+    ]  # fmt: skip
+    assert [precise(one) for one in (0.00123, 9.96, 61, 3700)] == ["0.0012 s", "10 s", "1 min 1 s", "1 h 1 min"]

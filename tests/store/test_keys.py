@@ -15,8 +15,8 @@ def test_a_key_speaks_for_its_project_only(sessions):
         first, second = keys.ensure_project(session, "first"), keys.ensure_project(session, "second")
         keys.add(session, first, ours)
         keys.add(session, second, theirs)
-        assert keys.project_of(session, ours) == first
-        assert keys.project_of(session, theirs) == second
+        assert keys.caller(session, ours).project_id == first
+        assert keys.caller(session, theirs).project_id == second
         same_prefix = ours[:9] + theirs[9:]
         for wrong in (
             keys.new_key(),
@@ -29,7 +29,7 @@ def test_a_key_speaks_for_its_project_only(sessions):
             "x" * 5000,
             "rg_\0",
         ):
-            assert keys.project_of(session, wrong) is None
+            assert keys.caller(session, wrong) is None
 
 
 def test_only_a_digest_is_kept(sessions, project):
@@ -54,4 +54,4 @@ def test_bootstrap_at_once_from_many_processes_stores_one_key(sessions, settings
         assert session.scalar(select(func.count()).select_from(ApiKey)) == 1
         assert session.scalar(select(func.count()).select_from(Project)) == 1
         key = settings.bootstrap_api_key.get_secret_value()
-        assert keys.project_of(session, key) == keys.ensure_project(session, "default")
+        assert keys.caller(session, key).project_id == keys.ensure_project(session, "default")

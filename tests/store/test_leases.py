@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, text
 
 from core.records import Evaluation, Losses, Trial
-from core.store import iterations, jobs, learned, leases, measured
+from core.store import jobs, learned, leases, measured
 from core.store.errors import Fenced, NothingLearned, Pruned, UnknownIteration
 from core.store.leases import Lease, Wish
 from core.store.models import Job, MetaIteration, State, WakeUp
@@ -285,33 +285,6 @@ def test_many_janitors_reap_each_job_once(sessions, project):
         expire(sessions, job_id)
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(lambda _: write(sessions, leases.reap, 3), range(4))) == 5
-
-
-def test_certificates_add_up_to_the_worst(sessions, job_id):
-    lease = claim(sessions, job_id)
-    with sessions() as session:
-        assert iterations.certificate(session, job_id) is None
-    write(sessions, leases.save_iteration, lease, record(0))
-    with sessions() as session:
-        assert iterations.certificate(session, job_id) == {
-            "exact": True,
-            "iterations": 1,
-            "mismatched_bits": 0,
-            "stored_bits_per_param_step": 1.5,
-            "bound_bits_per_param_step": 1.0,
-            "engine": "reversible",
-            "mode": "fused",
-        }
-    worse = {"exact": False, "mismatched_bits": 3, "stored_bits_per_param_step": 2.5, "mode": "isolated"}
-    write(sessions, leases.save_iteration, lease, record(1, **worse))
-    with sessions() as session:
-        found = iterations.certificate(session, job_id)
-    assert (found["exact"], found["mismatched_bits"], found["stored_bits_per_param_step"]) == (False, 3, 2.5)
-    assert found["mode"] == "fused, isolated"
-    unknown = {"exact": False, "mismatched_bits": None, "bound_bits_per_param_step": math.inf}
-    write(sessions, leases.save_iteration, lease, record(2, **unknown))
-    with sessions() as session:
-        assert iterations.certificate(session, job_id)["mismatched_bits"] is None
 
 
 def test_the_database_refuses_what_no_code_should_write(sessions, job_id):

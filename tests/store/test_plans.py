@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text, update
 
 from benchmarks.filling import fill
-from core.store import cursors, deliveries, jobs, leases, outbox, retention
+from core.store import cursors, deliveries, idempotency, jobs, leases, outbox, quotas, retention
 from core.store.models import Job, State
 from core.store.session import close_store, open_store
 from tests.conftest import database
@@ -98,6 +98,8 @@ ROUNDS = {  # what the janitor asks every second, whether or not there is anythi
     "reap": lambda session: leases.reap(session, 3),
     "is anything to be published": outbox.is_empty,
     "publish": lambda session: outbox.publish(session, lambda job_id, queue: None),
+    "is anything held": quotas.holding,
+    "forget": idempotency.forget,
     "sweep": lambda session: retention.sweep(session, 3.0),
     "is anything to be delivered": lambda session: deliveries.claim(session, 30.0),
     "is anything overdue": lambda session: outbox.overdue_queues(session, 30.0),

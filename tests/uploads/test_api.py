@@ -241,6 +241,15 @@ def test_a_server_without_storage_says_what_to_set(settings):
         assert client.get("/v1/datasets").json()["data"] == []
 
 
+def test_a_storage_that_cannot_be_written_is_an_outage(settings, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with serving(settings.model_copy(update={"storage_url": str(tmp_path / "file" / "blobs")})) as client:
+        answer = client.post("/v1/datasets", data={"name": "x"}, files=sound())
+        problem = assert_problem(answer, 503, "storage_unavailable")
+        assert answer.headers["Retry-After"]
+        assert str(tmp_path) not in str(problem)
+
+
 def test_something_like_a_bucket_does_as_well(settings):
     with serving(settings.model_copy(update={"storage_url": "memory://bucket/prefix"})) as client:
         first = client.post("/v1/datasets", data={"name": "x"}, files=sound())

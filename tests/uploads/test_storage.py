@@ -96,9 +96,10 @@ def test_damage_is_noticed_by_who_reads(storage, damage):
         read(storage, sha256)
 
 
-def test_a_file_cut_short_is_written_anew(storage):
+@pytest.mark.parametrize("damage", [b"damages", b"cont"])
+def test_damage_is_mended_by_the_same_bytes(storage, damage):
     sha256 = put(storage, b"content")
-    storage._fs.pipe_file(path_of(storage, sha256), b"cont")
+    storage._fs.pipe_file(path_of(storage, sha256), damage)
     assert read(storage, put(storage, b"content")) == b"content"
     assert sha256 == digest(b"content")
 

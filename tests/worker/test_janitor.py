@@ -10,7 +10,8 @@ import redis
 from sqlalchemy import select, text
 
 from core.config import Settings
-from core.store.models import State, WakeUp
+from core.store import idempotency
+from core.store.models import IdempotencyKey, State, WakeUp
 from retrograd.local.servers import free_port
 from tests.builders import claim, create, eventually, read
 from tests.conftest import running
@@ -170,3 +171,17 @@ def test_as_a_process_it_publishes_at_once_and_survives_its_servers(
         eventually(lambda: broker.llen("cpu") == 1)
         assert process.poll() is None
     assert process.returncode == 0
+
+
+def test_idempotency_keys_are_forgotten_after_a_day(sessions, project, janitor):
+    job_id = create(sessions, project)
+    with sessions.begin() as session:
+        for key in ("old", "new"):
+            idempotency.take(session, project, key, b"x" * 32)
+            idempotency.keep(session, project, key, job_id)
+        session.execute(
+            text("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'old'")
+        )
+    janitor.round()
+    with sessions() as session:
+        assert session.scalars(select(IdempotencyKey.key)).all() == ["new"]

@@ -53,6 +53,21 @@ def test_nothing_to_hold(sessions, quick, job_id):
         first.run(finish)
 
 
+def test_a_job_that_a_quota_holds_back_is_not_held(sessions, project, quick, job_id):
+    none = quick.model_copy(update={"quota_running_jobs": 0})
+    with leased(sessions, job_id, none, threading.Event()) as lease:
+        assert lease is None
+    assert read(sessions, project, job_id).state == State.QUEUED
+
+
+def test_heartbeats_count_the_time_on_the_device(sessions, project, quick, job_id):
+    with leased(sessions, job_id, quick, threading.Event()) as lease:
+        eventually(lambda: read(sessions, project, job_id).device_seconds > 0.05)
+        lease.run(finish)
+    job = read(sessions, project, job_id)
+    assert job.device_seconds <= (job.ended_at - job.started_at).total_seconds() + 0.01
+
+
 def test_a_held_job_outlives_its_first_lease(sessions, project, quick, job_id):
     with leased(sessions, job_id, quick, threading.Event()) as lease:
         first = read(sessions, project, job_id).lease_expires_at
@@ -169,12 +184,14 @@ def failing(sessions, table, when):
             session.execute(text("DROP FUNCTION full_disk CASCADE"))
 
 
-def test_a_full_disk_is_waited_for_as_long_as_the_lease_is_renewed(sessions, project, quick, job_id, caplog):
-    brief = quick.model_copy(update={"lease_seconds": 0.2})
-    with leased(sessions, job_id, brief, threading.Event()) as lease, ThreadPoolExecutor(1) as pool:
+def test_a_full_disk_is_waited_for_as_long_as_the_lease_is_renewed(
+    sessions, project, quick, job_id, caplog, monkeypatch
+):
+    monkeypatch.setattr("worker.lease._RETRY_SECONDS", 0.2)
+    with leased(sessions, job_id, quick, threading.Event()) as lease, ThreadPoolExecutor(1) as pool:
         with failing(sessions, "checkpoints", "INSERT"):
             saving = pool.submit(lease.run, leases.save_iteration, record(0, best=0, best_loss=1.0))
-            eventually(lambda: caplog.text.count("could not extend file") > 1)  # the second lies beyond 0.2 s
+            eventually(lambda: caplog.text.count("could not extend file") > 6)  # which takes longer than a lease
             assert not saving.done()
         saving.result(10)
         lease.run(finish)
