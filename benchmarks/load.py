@@ -45,6 +45,7 @@ SAMPLES = 5_000  # jobs and places in the list that requests are drawn from
 WARM_UP_SECONDS = 1.0
 START_SECONDS = 0.2  # until all clients have got their task
 CREATE = "create a job"
+UNREACHED = "1000000 per 1 second"  # requests are counted as in service, but none is refused
 
 
 class Served(NamedTuple):
@@ -195,6 +196,9 @@ def serving(folder: Path, sizes: list[int]) -> Iterator[list[Served]]:
                 "RETROGRAD_DATABASE_URL": url,
                 "RETROGRAD_BROKER_URL": broker.url,
                 "RETROGRAD_QUEUE": queue,
+                "RETROGRAD_RATE_LIMIT_READS": UNREACHED,
+                "RETROGRAD_RATE_LIMIT_WRITES": UNREACHED,
+                "RETROGRAD_QUOTA_QUEUED_JOBS": "1000000000",
                 "PYTHONPATH": str(Path(__file__).parents[1]),
                 "TMPDIR": str(folder),
             }

@@ -7,6 +7,7 @@ import copy
 import gzip
 import json
 import random
+import re
 from dataclasses import dataclass
 from urllib.parse import quote
 from uuid import UUID
@@ -92,7 +93,12 @@ class Flood:
         path = template.replace("{job_id}", self.draw.choice(ids))
         for name, values in (("{name}", ["schedules", "loss", "digits-schedules"]), ("{form}", ["png", "svg"])):
             path = path.replace(name, self.draw.choice(values))
-        return method, path
+        return method, re.sub(
+            r"{\w+}", lambda _: self.draw.choice([self.uuid(), f"ds_{self.uuid()[:24]}", "x"]), path
+        )
+
+    def uuid(self):
+        return str(UUID(int=self.draw.getrandbits(128)))
 
     def text(self):
         return self.draw.choice([*TEXTS, "".join(self.draw.choices(CONTROL, k=self.draw.randint(1, 20)))])
@@ -252,7 +258,7 @@ class Flood:
         cursor = self.draw.choice(self.target.cursors)
         place = self.draw.randrange(len(cursor))
         made = f"{self.draw.choice(['2026-01-01', '0001-01-01T00:00:00+00:00', '9999-12-31T23:59:59.999999+23:59', 'x'])}"
-        made = base64.urlsafe_b64encode(f"{made} {UUID(int=self.draw.getrandbits(128))}".encode()).decode()
+        made = base64.urlsafe_b64encode(f"{made} {self.uuid()}".encode()).decode()
         spoilt = [
             cursor[:place],
             cursor[:place] + self.draw.choice("AZ_-=%+/ ") + cursor[place + 1 :],

@@ -37,6 +37,7 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 def service(postgres, migrated, valkey):
     with fresh_settings(postgres, migrated, valkey) as settings, serving(settings) as client:
         yield client
+        assert client.get("/v1/jobs").status_code == 200  # nothing has revoked the key that all was asked with
 
 
 def keeps_its_word(case, service):

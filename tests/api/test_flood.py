@@ -42,6 +42,7 @@ def api(settings, tmp_path_factory):
     port = free_port()
     log = tmp_path_factory.mktemp("api") / "log"
     environ = {"RETROGRAD_BOOTSTRAP_API_KEY": settings.bootstrap_api_key.get_secret_value()}
+    environ |= {f"RETROGRAD_RATE_LIMIT_{policy}": "" for policy in ("READS", "WRITES", "STRANGERS")}
     with running("api", settings, log, "--port", str(port), **environ) as process:
         eventually(lambda: _answers(port))
         yield psutil.Process(process.pid), port
