@@ -131,6 +131,12 @@ def upgrade() -> None:
         "ix_jobs_project_id_preset_created_at_id", "jobs", ["project_id", "preset", "created_at", "id"]
     )
     op.create_index(
+        "ix_jobs_project_id_preset_state_created_at_id",
+        "jobs",
+        ["project_id", "preset", "state", "created_at", "id"],
+    )
+    op.create_index("ix_outbox_created_at", "outbox", ["created_at"])
+    op.create_index(
         "ix_jobs_unended",
         "jobs",
         ["project_id", "state"],
@@ -144,6 +150,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued' AND NOT held"
     )
+    op.create_index("ix_jobs_held", "jobs", ["project_id", "queue"], postgresql_where="state = 'queued' AND held")
     op.create_index(
         "ix_jobs_waiting",
         "jobs",
@@ -217,6 +224,7 @@ def downgrade() -> None:
     )
     for table in ("deliveries", "webhooks", "idempotency_keys", "events"):
         op.drop_table(table)
+    op.drop_index("ix_outbox_created_at", table_name="outbox")
     for table, event in _TALLIED:
         op.execute(f"DROP TRIGGER tally_{event} ON {table}")
         op.execute(f"DROP FUNCTION tally_{table}_{event}")
@@ -225,9 +233,11 @@ def downgrade() -> None:
     op.create_index("ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued'")
     for index in (
         "waiting",
+        "held",
         "dataset_id",
         "ended",
         "unended",
+        "project_id_preset_state_created_at_id",
         "project_id_preset_created_at_id",
         "project_id_state_created_at_id",
     ):
