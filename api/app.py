@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import CapacityLimiter
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import bootstrap, deps, errors
+from api import bootstrap, deps, errors, queries
 from api.last_used import LastUsed
 from api.limits import BodyLimit
 from api.plans import Planner
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         summary="Learns hyperparameters by gradient descent through whole training runs.",
         lifespan=lifespan,
+        dependencies=[Depends(queries.check)],
         responses={"4XX": {"description": "What is wrong, after RFC 9457", "content": _PROBLEM}},
     )
     app.state.settings = settings

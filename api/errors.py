@@ -235,11 +235,13 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Of all routes at this path; Starlette itself names those of the first."""
+    """Of all routes at this path; Starlette itself names those of the first.
+
+    Only of those with the first one's path: /v1/jobs/cancel could be read as a job's, too.
+    """
     routes = [route for router in request.app.state.routers for route in router.routes]
-    return sorted(
-        {name for route in routes if route.matches(request.scope)[0] != Match.NONE for name in route.methods}
-    )
+    found = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return sorted({name for route in found if route.path == found[0].path for name in route.methods})
 
 
 def _database_away(request: Request, error: Exception) -> JSONResponse:

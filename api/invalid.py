@@ -46,8 +46,7 @@ def _in_body(path: Sequence[str | int], kind: str, body: Any) -> Location:
     found: list[str | int] = []
     here = body
     for number, part in enumerate(path):
-        is_field = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
-        if is_field:
+        if _has(here, part):
             here = here[part]
         elif kind not in ("missing", "extra_forbidden") or number < len(path) - 1:
             continue
@@ -55,6 +54,12 @@ def _in_body(path: Sequence[str | int], kind: str, body: Any) -> Location:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         found.append("kind")
     return tuple(found)
+
+
+def _has(container: Any, part: str | int) -> bool:
+    if isinstance(container, dict):
+        return part in container
+    return isinstance(container, list) and isinstance(part, int) and part < len(container)
 
 
 def _message(error: Any, location: Location) -> str:

@@ -147,8 +147,9 @@ def cancel_jobs(
     return Cancelled(data=found, more=more)
 
 
+# a :uuid, so that /v1/jobs/cancel is nobody's id, and GET is not allowed there
 @router.get(
-    "/{job_id}",
+    "/{job_id:uuid}",
     summary="Look at a job",
     response_model=JobRead,
     responses={304: {"description": "nothing has changed since the version that If-None-Match names"}},
@@ -195,7 +196,7 @@ def retry_job(
     return _read(session, jobs.retry(session, project, job_id, quotas), response)
 
 
-@router.delete("/{job_id}", status_code=204, summary="Delete a job")
+@router.delete("/{job_id:uuid}", status_code=204, summary="Delete a job")
 def delete_job(job_id: UUID, project: ProjectDep, session: SessionDep) -> None:
     """Delete an ended job and all that it learned."""
     jobs.remove(session, project, job_id)

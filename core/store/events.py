@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import func, make_url, select, update
+from sqlalchemy import func, literal, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -49,12 +49,20 @@ ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 
 def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
     """Keep an event of a job that this transaction changes, and have its webhook told of an end; returns its number."""
-    number = session.execute(
-        update(Job).where(Job.id == job_id).values(last_event=Job.last_event + 1).returning(Job.last_event)
-    ).scalar_one()
-    row = {"job_id": job_id, "number": number, "kind": kind.value, "data": as_json(data)}
-    session.execute(insert(Event).values(row))
-    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
+    numbered = (
+        update(Job)
+        .where(Job.id == job_id)
+        .values(last_event=Job.last_event + 1)
+        .returning(Job.id, Job.last_event)
+        .cte("numbered")
+    )
+    row = select(
+        numbered.c.id, numbered.c.last_event, literal(kind.value), literal(as_json(data), Event.data.type)
+    )
+    statement = insert(Event).from_select(["job_id", "number", "kind", "data"], row)
+    # one statement, as every round trip holds the job's lock for longer
+    found = session.execute(statement.returning(Event.number, func.pg_notify(CHANNEL, str(job_id))))
+    number: int = found.scalar_one()
     if kind in ENDS:
         webhooks.tell(session, job_id, kind.value)
     return number

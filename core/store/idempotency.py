@@ -94,7 +94,7 @@ def forget(session: Session) -> int:
     """Delete keys older than a day, some thousands at a time; returns how many. Those in use are passed over."""
     old = (
         select(IdempotencyKey.project_id, IdempotencyKey.key)
-        .where(IdempotencyKey.created_at < func.clock_timestamp() - KEPT)
+        .where(IdempotencyKey.created_at < func.statement_timestamp() - KEPT)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)
         .cte()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Update, case, delete, func, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from core.hyperparameters import Group, Layout, count_learned, layouts_of
 from core.quotas import Quotas
@@ -23,6 +23,9 @@ _BYTES_PER_VALUE = 8
 _KEPT_ITERATIONS = 3  # initial, best and last, where not all are kept
 _CHECKPOINT_COPIES = 2  # of the values, that an outer optimizer's state holds at most
 _MOST_AT_ONCE = 500
+_LISTED = [  # most of a row's bytes, which no list shows
+    defer(column, raiseload=True) for column in (Job.spec, Job.groups, Job.losses, Job.provenance)
+]
 
 
 class Page(NamedTuple):
@@ -107,7 +110,7 @@ def page(
     limit: int = 20,
 ) -> Page:
     """Jobs of the project, newest first, from the cursor `after` on."""
-    query = select(Job).where(Job.project_id == project_id)
+    query = select(Job).options(*_LISTED).where(Job.project_id == project_id)
     if state is not None:
         query = query.where(Job.state == state)
     if preset is not None:

@@ -140,6 +140,9 @@ class Job(Base):
         Index("ix_jobs_project_id_state_created_at_id", "project_id", "state", "created_at", "id"),
         Index("ix_jobs_project_id_preset_created_at_id", "project_id", "preset", "created_at", "id"),
         Index(
+            "ix_jobs_project_id_preset_state_created_at_id", "project_id", "preset", "state", "created_at", "id"
+        ),
+        Index(
             "ix_jobs_unended",
             "project_id",
             "state",
@@ -149,6 +152,7 @@ class Job(Base):
         Index("ix_jobs_dataset_id", "dataset_id", postgresql_where="dataset_id IS NOT NULL"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index("ix_jobs_queued", "queue", "published_at", postgresql_where="state = 'queued' AND NOT held"),
+        Index("ix_jobs_held", "project_id", "queue", postgresql_where="state = 'queued' AND held"),
         Index("ix_jobs_waiting", "project_id", "queue", "held", "created_at", postgresql_where="state = 'queued'"),
     )
 
@@ -377,6 +381,7 @@ class WakeUp(Base):
     """A message about a queued job that is still to be published."""
 
     __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_created_at", "created_at"),)
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     queue: Mapped[str]

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
 from sqlalchemy import ColumnElement, delete, exists, func, make_url, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from core.store.models import Job, State, WakeUp
 
 _CHANNEL = "retrograd_outbox"
 _BATCH = 100
+_WAITING = (Job.state == State.QUEUED, ~Job.held)  # for a worker, and not for its project's quotas
 
 
 def add(session: Session, job_id: UUID, queue: str) -> None:
     """Have the job's workers woken once this transaction commits."""
-    session.execute(insert(WakeUp).values(job_id=job_id, queue=queue).on_conflict_do_nothing())
-    session.execute(select(func.pg_notify(_CHANNEL, "")))
+    statement = insert(WakeUp).values(job_id=job_id, queue=queue).on_conflict_do_nothing()
+    session.execute(statement.returning(func.pg_notify(_CHANNEL, "")))
 
 
 def is_empty(session: Session) -> bool:
@@ -51,33 +52,43 @@ def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
 
 def overdue_queues(session: Session, seconds: float) -> list[str]:
     """Queues with a job that was woken so long ago that its message may be lost."""
-    return list(session.scalars(select(Job.queue).where(_overdue(seconds)).distinct().order_by(Job.queue)))
+    # one search for each queue, however many jobs wait in it: from each to the next, and its longest waiting job
+    queued = select(func.min(Job.queue).label("queue")).where(*_WAITING)
+    queues = queued.cte("queues", recursive=True)
+    following = queued.where(Job.queue > queues.c.queue).correlate(queues).scalar_subquery()
+    queues = queues.union_all(select(following).where(queues.c.queue.is_not(None)))
+    first = select(func.min(Job.published_at)).where(*_WAITING, Job.queue == queues.c.queue)
+    overdue = first.correlate(queues).scalar_subquery() < _long_ago(seconds)
+    return list(session.scalars(select(queues.c.queue).where(overdue).order_by(queues.c.queue)))
 
 
 def republish(session: Session, queue: str, seconds: float, *, drained: bool) -> int:
-    """Put overdue jobs of a queue into the outbox again whose message is gone; returns how many.
+    """Put up to a hundred overdue jobs of a queue into the outbox again, those that wait longest; returns how many.
 
-    All have lost it where the queue is `drained`. Else those have that a job woken later has overtaken: messages are
-    taken in order, and a queue that always holds some must not keep a lost one from being noticed.
+    All are taken to have lost their message where the queue is `drained`, else those that a job woken later has
+    overtaken: messages are taken in order, and a queue that always holds some must not hide that one is missing.
+    The others are as overdue in the next round, if the hundred have been taken by then.
     """
-    later = aliased(Job)
-    overtaken = exists().where(
-        later.queue == Job.queue, later.state == State.RUNNING, later.published_at > Job.published_at
+    newest_taken = select(func.max(Job.published_at)).where(Job.queue == queue, Job.state == State.RUNNING)
+    lost = () if drained else (Job.published_at < newest_taken.scalar_subquery(),)
+    longest = (
+        select(Job.id)
+        .where(*_WAITING, Job.queue == queue, Job.published_at < _long_ago(seconds), *lost)
+        .order_by(Job.published_at)
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
     )
-    rows = session.execute(
-        update(Job)
-        .where(Job.queue == queue, _overdue(seconds), *(() if drained else (overtaken,)))
-        .values(published_at=func.clock_timestamp())
-        .returning(Job.id)
+    ids = session.scalars(
+        update(Job).where(Job.id.in_(longest)).values(published_at=func.clock_timestamp()).returning(Job.id)
     ).all()
-    for row in rows:
-        add(session, row.id, queue)
-    return len(rows)
+    for job_id in ids:
+        add(session, job_id, queue)
+    return len(ids)
 
 
-def _overdue(seconds: float) -> ColumnElement[bool]:
-    age = timedelta(seconds=seconds)
-    return (Job.state == State.QUEUED) & ~Job.held & (Job.published_at < func.clock_timestamp() - age)
+def _long_ago(seconds: float) -> ColumnElement[datetime]:
+    # of the statement, not the clock's own time, which is another in every row: no index could be searched for it
+    return func.statement_timestamp() - timedelta(seconds=seconds)
 
 
 class Listener:

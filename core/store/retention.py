@@ -22,7 +22,7 @@ def sweep(session: Session, days: float) -> int:
         return 0
     old = session.scalars(
         select(Job.id)
-        .where(Job.state.in_(ENDED), Job.ended_at < func.clock_timestamp() - timedelta(days=days))
+        .where(Job.state.in_(ENDED), Job.ended_at < func.statement_timestamp() - timedelta(days=days))
         .order_by(Job.ended_at)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)

@@ -31,8 +31,10 @@ def open_store(url: str, *, application: str = "retrograd") -> sessionmaker[Sess
     engine = create_engine(
         url,
         pool_pre_ping=True,  # a restarted server costs a reconnect, not an error
-        pool_size=5,
-        max_overflow=35,  # more than the API lets requests use at once: streams and health checks need some too
+        # More than the API lets requests use at once: streams and health checks need some too. Made when needed and
+        # kept: making one costs more than a request.
+        pool_size=40,
+        max_overflow=0,
         pool_timeout=10,
         connect_args={**_CONNECT, "application_name": application},
         json_serializer=partial(json.dumps, allow_nan=False),

@@ -15,8 +15,26 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# In the order in which requests take them, and all before the first change: else a migration under load is a deadlock.
-_LOCK = "LOCK TABLE api_keys, jobs, projects IN ACCESS EXCLUSIVE MODE"
+# All before the first change, and all or none: who waits for one lock while it holds another is part of a deadlock with
+# the service at work, as requests take `jobs` before `outbox`, and janitors the other way round.
+_LOCK = """
+DO $$
+DECLARE tries int := 0;
+BEGIN
+    LOOP
+        BEGIN
+            PERFORM set_config('lock_timeout', '300ms', true);  -- before Postgres looks for deadlocks, after 1 s
+            LOCK TABLE api_keys, projects, jobs, outbox IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN  -- gives back those that it has
+            tries := tries + 1;
+            IF tries = 300 THEN RAISE; END IF;
+            PERFORM pg_sleep(0.1 * random());
+        END;
+    END LOOP;
+    PERFORM set_config('lock_timeout', '0', true);
+END $$
+"""
 # What jobs and data sets change in their project's tally. All rows of a statement together, so that a million may be
 # inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is
 # the sum of up to 64 rows, of which a connection changes its own: those of others need not wait until it commits.
@@ -134,6 +152,12 @@ def upgrade() -> None:
         "ix_jobs_project_id_preset_created_at_id", "jobs", ["project_id", "preset", "created_at", "id"]
     )
     op.create_index(
+        "ix_jobs_project_id_preset_state_created_at_id",
+        "jobs",
+        ["project_id", "preset", "state", "created_at", "id"],
+    )
+    op.create_index("ix_outbox_created_at", "outbox", ["created_at"])
+    op.create_index(
         "ix_jobs_unended",
         "jobs",
         ["project_id", "state"],
@@ -147,6 +171,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued' AND NOT held"
     )
+    op.create_index("ix_jobs_held", "jobs", ["project_id", "queue"], postgresql_where="state = 'queued' AND held")
     op.create_index(
         "ix_jobs_waiting",
         "jobs",
@@ -221,6 +246,7 @@ def downgrade() -> None:
     )
     for table in ("deliveries", "webhooks", "idempotency_keys", "events"):
         op.drop_table(table)
+    op.drop_index("ix_outbox_created_at", table_name="outbox")
     for table, event in _TALLIED:
         op.execute(f"DROP TRIGGER tally_{event} ON {table}")
         op.execute(f"DROP FUNCTION tally_{table}_{event}")
@@ -229,9 +255,11 @@ def downgrade() -> None:
     op.create_index("ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued'")
     for index in (
         "waiting",
+        "held",
         "dataset_id",
         "ended",
         "unended",
+        "project_id_preset_state_created_at_id",
         "project_id_preset_created_at_id",
         "project_id_state_created_at_id",
     ):

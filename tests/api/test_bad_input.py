@@ -176,6 +176,11 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
         ["problem", "kind"],
         "unknown kind 'regression'; must be one of: classifier, multitask, toy",
     ),
+    "half a starting point": (
+        {"problem": {"kind": "toy", "start": [0.5]}, "training.batch_size": ...},
+        ["problem", "start", 1],
+        "required; add it",
+    ),
     "hyperparameter of another optimizer": (
         {"hyperparameters.b1": {"initial": 0.9}},
         [],
@@ -417,6 +422,20 @@ def test_a_bad_query_names_its_parameter(client, query, name):
     assert problem["errors"][0]["loc"] == ["query", name]
 
 
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("stat=queued", "stat: unknown parameter; did you mean state?"),
+        ("xyzzy=1", "xyzzy: unknown parameter; known here: preset, state"),
+        ("state=queued&state=paused", "state: given 2 times; give it once"),
+        ("%00=", "unknown parameter"),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_given_twice(client, query, says):
+    problem = assert_problem(client.post(f"/v1/jobs/cancel?{query}"), 422, "invalid_parameter")
+    assert says in problem["detail"]
+
+
 def test_a_bad_cursor(client):
     problem = assert_problem(client.get("/v1/jobs?after=x"), 422, "invalid_cursor")
     assert "after" in problem["detail"]
@@ -427,7 +446,8 @@ def test_nothing_there(client, path):
     assert_problem(client.get(path), 404, "not_found")
 
 
-def test_a_method_that_is_not_there(client):
-    answer = client.put("/v1/jobs", json=document())
+@pytest.mark.parametrize(("path", "methods"), [("/v1/jobs", "GET, POST"), ("/v1/jobs/cancel", "POST")])
+def test_a_method_that_is_not_there(client, path, methods):
+    answer = client.put(path, json=document())
     assert_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["Allow"] == "GET, POST"
+    assert answer.headers["Allow"] == methods

@@ -16,7 +16,7 @@ from tests.faults import history
 from tests.store.test_leases import write
 
 BEFORE = "0003"
-ROUNDS, CLIENTS, WORKERS = 5, 4, 2
+ROUNDS, CLIENTS, WORKERS, JANITORS = 2, 4, 2, 1
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ class Load:
         self._url = url.replace("+psycopg", "", 1)
         names = ", ".join(name for name in columns if name not in ("id", "created_at", "published_at"))
         self._insert = f"INSERT INTO jobs (id, {names}) SELECT gen_random_uuid(), {names} FROM jobs WHERE id = %s RETURNING id"
-        self.made, self.claimed = [], []
+        self.made, self.claimed, self.sent = [], [], []
         self._over = threading.Event()
 
     def clients(self, template):
@@ -70,14 +70,28 @@ class Load:
                             "WHERE id = %s AND state = 'queued' RETURNING id",
                             (job_id,),
                         ).fetchall()
-                        connection.execute("DELETE FROM outbox WHERE job_id = %s", (job_id,))
                     self.claimed += [job_id for (job_id,) in won]
+
+    def janitors(self):
+        with psycopg.connect(self._url) as connection:
+            while not self._over.is_set():
+                with connection.transaction():
+                    rows = connection.execute(
+                        "SELECT job_id FROM outbox LIMIT 5 FOR UPDATE SKIP LOCKED"
+                    ).fetchall()
+                    ids = [job_id for (job_id,) in rows]
+                    connection.execute("DELETE FROM outbox WHERE job_id = ANY(%s)", (ids,))
+                    connection.execute(
+                        "UPDATE jobs SET published_at = clock_timestamp() WHERE id = ANY(%s)", (ids,)
+                    )
+                self.sent += ids
 
     @contextmanager
     def at_work(self, template):
-        with ThreadPoolExecutor(CLIENTS + WORKERS) as pool:
+        with ThreadPoolExecutor(CLIENTS + WORKERS + JANITORS) as pool:
             running = [pool.submit(self.clients, template) for _ in range(CLIENTS)]
             running += [pool.submit(self.workers) for _ in range(WORKERS)]
+            running += [pool.submit(self.janitors) for _ in range(JANITORS)]
             try:
                 yield
             finally:
@@ -87,7 +101,7 @@ class Load:
 
 
 @pytest.mark.fault(
-    injected=f"down to {BEFORE} and up to head while jobs are made and claimed",
+    injected=f"down to {BEFORE} and up to head while jobs are made, published and claimed",
     checked="no call fails, no job is lost, head goes on with jobs made before",
     repetitions=ROUNDS,
 )
@@ -110,7 +124,7 @@ def test_a_migration_under_load(url, sessions, project, noted):
         waiting = set(session.scalars(history.select(history.WakeUp.job_id)))
     assert set(kept) == {template, *load.made}
     assert {job_id for job_id, state in kept.items() if state == State.RUNNING} == set(load.claimed)
-    assert waiting == {template, *load.made} - set(load.claimed)
+    assert waiting == {template, *load.made} - set(load.sent)
     queued = next(job_id for job_id in load.made if kept[job_id] == State.QUEUED)
     lease = claim(sessions, queued)
     write(sessions, leases.save_iteration, lease, record(0, best=0, best_loss=1.0))
@@ -122,8 +136,10 @@ def test_a_migration_under_load(url, sessions, project, noted):
 
 def more(load):
     """Wait until the load goes on."""
-    made, claimed = len(load.made), len(load.claimed)
-    eventually(lambda: len(load.made) > made + CLIENTS and len(load.claimed) > claimed + WORKERS)
+    made, claimed, sent = len(load.made), len(load.claimed), len(load.sent)
+    eventually(
+        lambda: len(load.made) > made + CLIENTS and len(load.claimed) > claimed + WORKERS and len(load.sent) > sent
+    )
 
 
 def columns_of_jobs(url):

@@ -1,0 +1,60 @@
+"""The service does what its OpenAPI document says: schemathesis makes requests of it, good and bad, and checks answers."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis import Config
+
+from api.app import create_app
+from core.config import Settings
+from tests.conftest import fresh_settings, serving
+
+ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "429"]
+MAY_REFUSE = {  # what the document says is right, and why that is not all
+    "POST /v1/jobs": [
+        "422"
+    ],  # what a specification may say depends on its other parts, and on the data sets there are
+    "POST /v1/datasets": ["400", "422"],  # not all bytes are data sets
+    "GET /v1/jobs": ["422"],  # only we can tell what is a cursor
+    "GET /v1/datasets": ["422"],
+}
+CONFIG = Config.from_dict(
+    {
+        "operations": [
+            {
+                "include-name": name,
+                "checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED + statuses}},
+            }
+            for name, statuses in MAY_REFUSE.items()
+        ]
+    }
+)
+DOCUMENT = create_app(Settings(database_url="postgresql+psycopg://")).openapi()
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def service(postgres, migrated, valkey):
+    with fresh_settings(postgres, migrated, valkey) as settings, serving(settings) as client:
+        yield client
+        assert client.get("/v1/jobs").status_code == 200  # nothing has revoked the key that all was asked with
+
+
+def keeps_its_word(case, service):
+    case.call_and_validate(
+        base_url=str(service.base_url), headers={"Authorization": service.headers["Authorization"]}
+    )
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_each_operation_keeps_its_word(case, service):
+    keeps_its_word(case, service)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@SCHEMA.parametrize()
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+def test_each_operation_keeps_its_word_in_many_cases(case, service):
+    keeps_its_word(case, service)
