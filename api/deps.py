@@ -50,7 +50,8 @@ async def _transaction(request: Request) -> AsyncIterator[Session]:
         contextmanager_in_threadpool(state.sessions.begin()) as session,
     ):
         # a route that commits early, as it goes on for long without the database, leaves its turn to others
-        event.listen(session, "after_commit", lambda _: give_back())
+        # (the end of a savepoint is a commit to SQLAlchemy as well)
+        event.listen(session, "after_commit", lambda ended: ended.in_nested_transaction() or give_back())
         yield session
 
 

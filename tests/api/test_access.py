@@ -1,16 +1,19 @@
 """Who may do what: every route, every scope; and nothing of other projects shows."""
 
+import asyncio
 import io
 import json
 import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sqlalchemy import select, text
 
+from api import deps
 from api.app import create_app
 from api.bootstrap import store_key
 from core.store import keys, leases, quotas, webhooks
@@ -384,6 +387,20 @@ def test_more_requests_than_threads_and_connections_wait_for_each_other_in_no_ci
     with ThreadPoolExecutor(120) as pool:
         answers = list(pool.map(one, range(120)))
     assert {answer.status_code for answer in answers} == {200, 202}
+
+
+def test_a_turn_lasts_until_the_transaction_ends_and_not_only_a_savepoint(sessions):
+    async def one():
+        state = SimpleNamespace(turns=asyncio.Semaphore(1), sessions=sessions)
+        async with deps._transaction(SimpleNamespace(app=SimpleNamespace(state=state))) as session:
+            session.begin_nested().commit()
+            await asyncio.sleep(0)  # what was called from another thread is done now
+            assert state.turns.locked()
+            session.commit()
+            await asyncio.sleep(0)
+            assert not state.turns.locked()
+
+    asyncio.run(one())
 
 
 def test_a_project_may_have_a_limit_of_hyperparameters_of_its_own(client, settings, sessions):

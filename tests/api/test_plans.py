@@ -108,7 +108,7 @@ def test_the_planner_knows_where_data_are_and_no_secret(client, settings, monkey
 
 
 def test_one_plan_is_made_at_a_time_and_meanwhile_all_else_goes_on(settings, sessions, tmp_path, monkeypatch):
-    monkeypatch.setattr("api.app.TURNS", 1)  # which the plan gives back
+    monkeypatch.setattr("api.deps.TURNS", 1)  # which the plan gives back
     go_on = tmp_path / "go-on"
     with serving(settings) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(plan, client, f"wait {go_on}")
@@ -127,7 +127,7 @@ def test_one_plan_is_made_at_a_time_and_meanwhile_all_else_goes_on(settings, ses
         finally:
             go_on.touch()
         assert first.result().status_code == 200
-    assert plan(client).status_code == 200
+        assert plan(client).status_code == 200
 
 
 def test_closing_ends_the_plan_that_is_being_made(settings):
