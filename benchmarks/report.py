@@ -27,33 +27,7 @@ is the rise of resident memory during a call. The machine had two cores and was 
 
 def page(found: dict[str, Any]) -> str:
     """The whole page, of the results that there are."""
-    sections = [render(found[name]) for name, render in def load(found: dict[str, Any]) -> str:
-    """Every kind of request at the smallest and the largest size."""
-    sizes = [_thousands(rows["jobs"]) for rows in found["rows"]]
-    held = "; ".join(
-        ", ".join(f"{_thousands(number)} {table}" for table, number in rows.items()) for rows in found["rows"]
-    )
-    columns = ["request"]
-    for what in ("a second", "p50, ms", "p99, ms", "API's processor, ms"):
-        columns += [f"{what}: {size} jobs" for size in sizes]
-    rows = []
-    for name, measured in found["requests"].items():
-        ratio = measured[-1]["p99_ms"] / measured[0]["p99_ms"]
-        verdict = ("met" if ratio <= MOST_SLOWED else "**missed**") if name != CREATE else ""
-        figures = [
-            f"{one[what]:.1f}" for what in ("per_second", "p50_ms", "p99_ms", "processor_ms") for one in measured
-        ]
-        rows.append([name, *figures, f"{ratio:.2f}", verdict])
-    return (
-        "## The service under load (`python -m benchmarks.load`)\n\n"
-        f"The embedded stack with its worker idle, {found['machine']['cores']} cores, one process of the API; "
-        f"{found['clients']} clients at once, each asking again as soon as it is answered; {found['seconds']:g} s of each "
-        f"kind and size, by turns. Rows: {held}. Target: p99 at the larger size within {MOST_SLOWED} times that at the "
-        f"smaller, for listing and polling.{found.get('remark', '')}\n\n" + markdown([*columns, "p99 ratio", ""], rows)
-    )
-
-
-SECTIONS.items() if name in found]
+    sections = [render(found[name]) for name, render in SECTIONS.items() if name in found]
     return "\n".join([HEAD, *sections])
 
 
@@ -188,6 +162,33 @@ def large_model(found: dict[str, Any]) -> str:
         f"{found['hyperparameters']} hyperparameters: "
         "a step size for every step and a weight decay for every weight.\n\n"
         + markdown(["", "plain training", "hypergradient"], rows)
+    )
+
+
+def load(found: dict[str, Any]) -> str:
+    """Every kind of request at the smallest and the largest size."""
+    sizes = [_thousands(rows["jobs"]) for rows in found["rows"]]
+    held = "; ".join(
+        ", ".join(f"{_thousands(number)} {table}" for table, number in rows.items()) for rows in found["rows"]
+    )
+    columns = ["request"]
+    for what in ("a second", "p50, ms", "p99, ms", "API's processor, ms"):
+        columns += [f"{what}: {size} jobs" for size in sizes]
+    rows = []
+    for name, measured in found["requests"].items():
+        ratio = measured[-1]["p99_ms"] / measured[0]["p99_ms"]
+        verdict = ("met" if ratio <= MOST_SLOWED else "**missed**") if name != CREATE else ""
+        figures = [
+            f"{one[what]:.1f}" for what in ("per_second", "p50_ms", "p99_ms", "processor_ms") for one in measured
+        ]
+        rows.append([name, *figures, f"{ratio:.2f}", verdict])
+    return (
+        "## The service under load (`python -m benchmarks.load`)\n\n"
+        f"The embedded stack with its worker idle, {found['machine']['cores']} cores, one process of the API; "
+        f"{found['clients']} clients at once, each asking again as soon as it is answered; {found['seconds']:g} s of "
+        f"each kind and size, by turns. Rows: {held}. Target: p99 at the larger size within {MOST_SLOWED} times that at "
+        f"the smaller, for listing and polling.{found.get('remark', '')}\n\n"
+        + markdown([*columns, "p99 ratio", ""], rows)
     )
 
 
