@@ -97,7 +97,7 @@ def measure(sizes: list[Served], pool: Pool, options: argparse.Namespace) -> dic
             for place, (served, load) in enumerate(zip(sizes, same, strict=True)):
                 found, used = timed(load, served, pool, options)
                 answers[place] += found
-                processor[place] += used
+                processor[place] += used / options.rounds
         name = same[0].name
         rows[name] = [
             summary(found, used, options.seconds * options.rounds)

@@ -186,8 +186,8 @@ def load(found: dict[str, Any]) -> str:
         "## The service under load (`python -m benchmarks.load`)\n\n"
         f"The embedded stack with its worker idle, {found['machine']['cores']} cores, one process of the API; "
         f"{found['clients']} clients at once, each asking again as soon as it is answered; {found['seconds']:g} s of "
-        f"each kind and size, by turns. Rows: {held}. Target: p99 at the larger size within {MOST_SLOWED} times that at "
-        f"the smaller, for listing and polling.{found.get('remark', '')}\n\n"
+        f"each kind and size, by turns. Rows: {held}. Target: p99 at the larger size within {MOST_SLOWED} times that "
+        f"at the smaller, for listing and polling.{found.get('remark', '')}\n\n"
         + markdown([*columns, "p99 ratio", ""], rows)
     )
 
