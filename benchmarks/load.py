@@ -33,7 +33,7 @@ from uuid import UUID
 import psutil
 import psycopg
 
-from benchmarks.clients import Load, client, ready
+from benchmarks.clients import CREATE, Load, client, ready
 from benchmarks.filling import PRESETS, Filled, fill
 from benchmarks.measure import RESULTS, write
 from core import presets
@@ -44,7 +44,6 @@ from retrograd.local.guarded import Guarded
 SAMPLES = 5_000  # jobs and places in the list that requests are drawn from
 WARM_UP_SECONDS = 1.0
 START_SECONDS = 0.2  # until all clients have got their task
-CREATE = "create a job"
 UNREACHED = "1000000 per 1 second"  # requests are counted as in service, but none is refused
 
 
@@ -98,7 +97,7 @@ def measure(sizes: list[Served], pool: Pool, options: argparse.Namespace) -> dic
             for place, (served, load) in enumerate(zip(sizes, same, strict=True)):
                 found, used = timed(load, served, pool, options)
                 answers[place] += found
-                processor[place] += used
+                processor[place] += used / options.rounds
         name = same[0].name
         rows[name] = [
             summary(found, used, options.seconds * options.rounds)
