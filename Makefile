@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 TESTS := -m pytest -n $(or $(PROCESSES),2) --dist loadfile
 
-.PHONY: help setup demo serve test test-all check bench bench-all load lock clean
+.PHONY: help setup demo serve test test-all faults soak check bench bench-all load lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ test: $(READY)  ## lint, types, import rules, and the tests but for the slow one
 
 test-all: $(READY)  ## every test
 	@$(RUN) $(TESTS)
+
+faults: $(READY)  ## every fault that must lose nothing, one after the other; a line each
+	@$(RUN) -m pytest -q -m fault --override-ini addopts="--strict-markers --strict-config -p no:cacheprovider"
+
+soak: $(READY)  ## many short jobs while everything dies at random (MINUTES=20)
+	@$(RUN) -m tests.faults.soak --minutes $(or $(MINUTES),20)
 
 check: test  ## what CI runs
 

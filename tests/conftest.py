@@ -20,6 +20,8 @@ from core.store import keys, migrate
 from core.store.session import close_store, open_store
 from retrograd.local import servers
 
+pytest_plugins = ["tests.faults.report"]  # faults are tested in many folders, and reported together
+
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):

@@ -71,17 +71,18 @@ class Janitor:
                     sent = outbox.publish(session, publisher.send)
 
     def republish(self) -> None:
-        """Wake workers for jobs queued too long, if their queue is empty: else their message still waits in it."""
+        """Wake workers again for jobs queued so long that their message is gone."""
         seconds = self._settings.republish_seconds
         with self._sessions() as session:
             queues = outbox.overdue_queues(session, seconds)
         if not queues:
             return
         with publishing(self._broker_url) as publisher:
-            drained = [queue for queue in queues if publisher.depth(queue) == 0]
-        for queue in drained:
+            drained = {queue: publisher.depth(queue) == 0 for queue in queues}
+        for queue, is_drained in drained.items():
             with self._sessions.begin() as session:
-                log.warning("queue %s: %d wake-ups sent again", queue, outbox.republish(session, queue, seconds))
+                if lost := outbox.republish(session, queue, seconds, drained=is_drained):
+                    log.warning("queue %s: %d wake-ups sent again", queue, lost)
 
     def forget(self) -> None:
         """Delete idempotency keys that have served their day."""

@@ -62,14 +62,18 @@ def overdue_queues(session: Session, seconds: float) -> list[str]:
     return list(session.scalars(select(queues.c.queue).where(overdue).order_by(queues.c.queue)))
 
 
-def republish(session: Session, queue: str, seconds: float) -> int:
+def republish(session: Session, queue: str, seconds: float, *, drained: bool) -> int:
     """Put up to a hundred overdue jobs of a queue into the outbox again, those that wait longest; returns how many.
 
+    All are taken to have lost their message where the queue is `drained`, else those that a job woken later has
+    overtaken: messages are taken in order, and a queue that always holds some must not hide that one is missing.
     The others are as overdue in the next round, if the hundred have been taken by then.
     """
+    newest_taken = select(func.max(Job.published_at)).where(Job.queue == queue, Job.state == State.RUNNING)
+    lost = () if drained else (Job.published_at < newest_taken.scalar_subquery(),)
     longest = (
         select(Job.id)
-        .where(*_WAITING, Job.queue == queue, Job.published_at < _long_ago(seconds))
+        .where(*_WAITING, Job.queue == queue, Job.published_at < _long_ago(seconds), *lost)
         .order_by(Job.published_at)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)

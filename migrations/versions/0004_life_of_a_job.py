@@ -15,6 +15,26 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# All before the first change, and all or none: who waits for one lock while it holds another is part of a deadlock with
+# the service at work, as requests take `jobs` before `outbox`, and janitors the other way round.
+_LOCK = """
+DO $$
+DECLARE tries int := 0;
+BEGIN
+    LOOP
+        BEGIN
+            PERFORM set_config('lock_timeout', '300ms', true);  -- before Postgres looks for deadlocks, after 1 s
+            LOCK TABLE api_keys, projects, jobs, outbox IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN  -- gives back those that it has
+            tries := tries + 1;
+            IF tries = 300 THEN RAISE; END IF;
+            PERFORM pg_sleep(0.1 * random());
+        END;
+    END LOOP;
+    PERFORM set_config('lock_timeout', '0', true);
+END $$
+"""
 # What jobs and data sets change in their project's tally. All rows of a statement together, so that a million may be
 # inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is
 # the sum of up to 64 rows, of which a connection changes its own: those of others need not wait until it commits.
@@ -74,6 +94,7 @@ WHERE jobs.id = found.job_id
 
 
 def upgrade() -> None:
+    op.execute(_LOCK)
     op.add_column("projects", sa.Column("quotas", postgresql.JSONB(), nullable=True))
     op.add_column("api_keys", sa.Column("name", sa.Text(), server_default="", nullable=False))
     op.add_column(
@@ -218,6 +239,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(_LOCK)
     op.execute(
         "UPDATE jobs SET state = 'cancelled', ended_at = clock_timestamp(), cancel_requested = true "
         "WHERE state = 'paused'"  # there is no such state before; a retry goes on from the checkpoint

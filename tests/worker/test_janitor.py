@@ -96,6 +96,22 @@ def test_messages_that_wait_are_not_doubled(sessions, settings, project, broker)
     assert broker.llen("cpu") == 1
 
 
+def test_a_lost_message_is_noticed_in_a_queue_that_never_drains(sessions, settings, project, broker):
+    janitor = Janitor(sessions, settings.model_copy(update={"republish_seconds": 0.001}))
+    lost = create(sessions, project)
+    janitor.round()
+    broker.flushall()
+    later = [create(sessions, project) for _ in range(2)]
+    janitor.round()
+    janitor.round()
+    assert broker.llen("cpu") == 2  # nothing has overtaken it yet: its message may still wait
+    claim(sessions, later[0])
+    janitor.round()  # notices
+    janitor.round()  # publishes
+    bodies = [base64.b64decode(json.loads(message)["body"]).decode() for message in broker.lrange("cpu", 0, -1)]
+    assert [sum(str(job_id) in body for body in bodies) for job_id in (lost, *later)] == [1, 1, 1]
+
+
 def test_a_job_is_not_published_again_too_soon(sessions, project, janitor, broker):
     create(sessions, project)
     janitor.round()
