@@ -107,6 +107,10 @@ def test_resumed_anywhere_it_tells_exactly_the_rest(client, sessions, job_id):
         assert (answer.status_code, list(events)) == (204, [])  # browsers come back no more
 
 
+@pytest.mark.fault(
+    injected="an SSE stream dropped anywhere and resumed, while the job goes on",
+    checked="every event once, in order",
+)
 def test_resumed_anywhere_while_it_goes_on_it_tells_exactly_the_rest(client, sessions, job_id):
     """Readers that drop the stream after every event miss nothing and hear nothing twice."""
 
@@ -178,6 +182,9 @@ def test_without_notices_a_stream_looks_by_itself(settings, sessions):
             assert next(events)[1] == "started"
 
 
+@pytest.mark.fault(
+    injected="connections to Postgres cut under an SSE stream", checked="every event once, in order"
+)
 def test_a_stream_outlives_the_database_connections(settings, sessions):
     with serving(settings.model_copy(update={"stream_poll_seconds": 0.1})) as client:
         job_id = UUID(client.post("/v1/jobs", json=document()).json()["id"])

@@ -120,7 +120,10 @@ def test_a_job_that_could_not_be_committed_leaves_its_key_free(client, sessions)
     assert "Idempotent-Replayed" not in post(client, "k").headers
 
 
-@pytest.mark.parametrize("repetitions", [3, pytest.param(20, marks=pytest.mark.slow)])
+FAULT = pytest.mark.fault(injected="50 parallel POSTs with one key", checked="one job, one answer", repetitions=20)
+
+
+@pytest.mark.parametrize("repetitions", [3, pytest.param(20, marks=[pytest.mark.slow, FAULT])])
 def test_of_fifty_at_once_one_makes_the_job(client, sessions, repetitions):
     limits = httpx.Limits(max_connections=PARALLEL)
     with (

@@ -31,6 +31,7 @@ class Service:
         self._environ = {
             _MARK: self._mark,
             "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # a child that replaces a killed one is warm sooner
             "RETROGRAD_BOOTSTRAP_API_KEY": settings.bootstrap_api_key.get_secret_value(),
         }
         self._running = {}  # (what ends it, process) by name

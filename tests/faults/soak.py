@@ -33,6 +33,7 @@ from tests.faults.service import Caller, Service
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "soak.json"
 AT_ONCE = 8  # jobs that have not ended
+CANCELLED, PAUSED, RETRIED = 0.1, 0.15, 0.3  # shares of jobs
 SAMPLE_SECONDS = 5.0
 FREEZE_SECONDS = 9.0  # longer than a lease
 DRAIN_SECONDS = 240.0
@@ -87,19 +88,18 @@ class World:
         self._frozen = None  # (worker, when to thaw it)
         self._began = time.monotonic()
         self._faults = {
-            "kill -9 of a worker's child": self._kill_child,
-            "kill -9 of a worker": lambda: self.service.kill(self._worker()),
-            "SIGTERM to a worker": lambda: self.service.process(self._worker()).terminate(),
-            "worker frozen past its lease": self._freeze,
-            "kill -9 of an API": lambda: self.service.kill("api"),
-            "kill -9 of a janitor": lambda: self.service.kill(draw.choice(["janitor", "janitor-2"])),
-            "broker restarted": self._restart_broker,
-            "broker wiped": self._wipe_broker,
-            "broker frozen for a moment": self._freeze_broker,
-            "Postgres restarted": self._restart_postgres,
-            "kill -9 of Postgres": self._kill_postgres,
-        }
-        self._weights = [4, 2, 2, 1, 2, 2, 1, 1, 1, 1, 1]
+            "kill -9 of a worker's child": (3, self._kill_child),
+            "kill -9 of a worker": (1, lambda: self.service.kill(self._worker())),
+            "SIGTERM to a worker": (1, lambda: self.service.process(self._worker()).terminate()),
+            "worker frozen past its lease": (1, self._freeze),
+            "kill -9 of an API": (3, lambda: self.service.kill("api")),
+            "kill -9 of a janitor": (3, lambda: self.service.kill(draw.choice(["janitor", "janitor-2"]))),
+            "broker restarted": (1, self._restart_broker),
+            "broker wiped": (1, self._wipe_broker),
+            "broker frozen for a moment": (1, self._freeze_broker),
+            "Postgres restarted": (1, self._restart_postgres),
+            "kill -9 of Postgres": (1, self._kill_postgres),
+        }  # with how often, beside the others: a child that is killed takes seconds to come back
 
     def start(self):
         for name in self._names:
@@ -131,8 +131,8 @@ class World:
                 self.restarted[name] += 1
 
     def _inject(self):
-        (name,) = self._draw.choices(list(self._faults), self._weights)
-        self._faults[name]()
+        (name,) = self._draw.choices(list(self._faults), [weight for weight, _ in self._faults.values()])
+        self._faults[name][1]()
         self.injected[name] += 1
 
     def _worker(self):
@@ -196,7 +196,7 @@ class Clients:
             caller.seen = self.seen
         self._draw = draw
         self.kinds, self.acts = Counter(), Counter()
-        self._open = set()
+        self._open = {}  # ids of jobs that have not ended, with what their owners will want: (when, what)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="clients")
         self.error = None
@@ -227,41 +227,44 @@ class Clients:
             raise
 
     def _turn(self):
-        if len(self._open) < AT_ONCE:
+        while len(self._open) < AT_ONCE and not self._over.is_set():
             kind = self._draw.choice(list(KINDS))
-            self._open.add(self.caller.submit(KINDS[kind], key=uuid.uuid4().hex))
+            job_id = self.caller.submit(KINDS[kind], key=uuid.uuid4().hex)
             self.kinds[kind] += 1
-        for job_id in sorted(self._open):
+            self._open[job_id] = self._change_of_mind()
+        for job_id, plan in sorted(self._open.items()):
             state = self.caller.look(job_id)["state"]
-            chance = self._draw.random()
             if state in history.ENDS:
-                if state != "succeeded" and chance < 0.3:
+                if state != "succeeded" and self._draw.random() < RETRIED:
                     self._act(job_id, "retry")
                 else:
-                    self._open.discard(job_id)
-            elif state == "paused":
-                self._act(job_id, "resume" if chance < 0.5 else None)
-            elif chance < 0.02:
-                self._act(job_id, "cancel")
-            elif chance < 0.06:
-                self._act(job_id, "pause")
+                    del self._open[job_id]
+            elif plan and time.monotonic() > plan[0][0]:
+                self._act(job_id, plan.pop(0)[1])
         self._over.wait(0.2)
 
+    def _change_of_mind(self):
+        """What a job's owner will want of it, and when: most of them nothing."""
+        now, drawn = time.monotonic(), self._draw.random()
+        when = [now + self._draw.uniform(0, 6), now + self._draw.uniform(6, 12)]
+        if drawn < CANCELLED:
+            return [(when[0], "cancel")]
+        return list(zip(when, ("pause", "resume"), strict=True)) if drawn < CANCELLED + PAUSED else []
+
     def _act(self, job_id, action):
-        if action:
-            self.acts[f"{action} {self.caller.act(job_id, action).status_code}"] += 1
+        self.acts[f"{action} {self.caller.act(job_id, action).status_code}"] += 1
 
     def drain(self, world, seconds):
         """Let everything end; returns ids of jobs that do not."""
         deadline = time.monotonic() + seconds
         while self._open and time.monotonic() < deadline:
             world.supervise()
-            for job_id in sorted(self._open):
+            for job_id in list(self._open):
                 state = self.caller.look(job_id)["state"]
                 if state == "paused":
                     self._act(job_id, "resume")
                 elif state in history.ENDS:
-                    self._open.discard(job_id)
+                    del self._open[job_id]
             time.sleep(0.2)  # polls
         return sorted(map(str, self._open))
 

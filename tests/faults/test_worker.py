@@ -47,6 +47,7 @@ def of(found, job_id):
     return next(one for one in found if one.id == job_id)
 
 
+@pytest.mark.slow  # a child is replaced after 50 messages
 @pytest.mark.fault(
     injected=f"the same message {MESSAGES} times", checked="one run, one result", repetitions=MESSAGES
 )
@@ -79,7 +80,7 @@ def test_a_killed_child(worker, caller, store, noted):
 @pytest.mark.fault(
     injected="Postgres restarted while a job runs and clients POST", checked="all accepted jobs succeed"
 )
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_postgres_restarted(worker, caller, postgres, how, noted):
     job_id = caller.submit(THIRTY)
     caller.past(job_id, 2)

@@ -169,6 +169,9 @@ def test_without_the_triggers_tallies_would_be_wrong(sessions, project):
     assert tallies(sessions) != counted(sessions, [project])
 
 
+@pytest.mark.fault(
+    injected="owners and workers of two projects at once", checked="no deadlock, tallies are what a count finds"
+)
 def test_many_at_once_never_deadlock_and_leave_true_tallies(sessions, project, other):
     """Creators, workers, owners and janitors on the same few jobs of two projects."""
     known = {

@@ -25,6 +25,10 @@ SECONDS = 280  # most of it compiling, on a machine that may be busy
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+@pytest.mark.fault(
+    injected="a job that takes more memory than it may; kill -9 of the child under a long lease",
+    checked="failed: out_of_memory while the next succeeds; the killed one goes on at once",
+)
 def test_a_worker_outlives_what_its_jobs_do(settings, compilation_cache, tmp_path):
     patient = settings.model_copy(
         update={"lease_seconds": 600.0, "janitor_seconds": 0.3, "heartbeat_seconds": 0.5}

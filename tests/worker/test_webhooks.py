@@ -87,6 +87,9 @@ def test_an_end_is_delivered_once_and_verified_by_the_library(deliverer, end, to
     assert settled.delivered_at is not None
 
 
+@pytest.mark.fault(
+    injected="a webhook sink that fails", checked="the same message is sent again until it is received"
+)
 def test_one_that_fails_is_sent_again_as_it_was(deliverer, end, told, fall_due):
     with Sink(status(500), answers.raw(b"nonsense\r\n\r\n"), status(201)).running() as sink:
         job_id = end(sink.url)
@@ -150,6 +153,9 @@ def seconds_until(sessions, delivery):
         )
 
 
+@pytest.mark.fault(
+    injected="a webhook sink that redirects to a private address", checked="the redirect is not followed"
+)
 def test_a_redirect_to_a_private_address_is_a_failure(deliverer, end, told):
     with Sink().running() as inside, Sink(status(302, location=inside.url)).running() as sink:
         job_id = end(sink.url)
@@ -159,6 +165,7 @@ def test_a_redirect_to_a_private_address_is_a_failure(deliverer, end, told):
     assert inside.received == []
 
 
+@pytest.mark.fault(injected="a webhook at a private address", checked="nothing connects to it")
 def test_a_private_address_is_a_failure(sessions, end, told):
     with Sink().running() as sink:
         job_id = end(sink.url)
@@ -167,6 +174,9 @@ def test_a_private_address_is_a_failure(sessions, end, told):
     assert told(job_id).last_error == "its name does not lead to public addresses"
 
 
+@pytest.mark.fault(
+    injected="a crash between sending to a webhook and marking that", checked="sent again under the same id"
+)
 def test_a_crash_between_sending_and_marking_sends_it_again_under_the_same_id(
     deliverer, sessions, end, told, fall_due
 ):
@@ -185,6 +195,7 @@ def test_a_crash_between_sending_and_marking_sends_it_again_under_the_same_id(
     assert told(job_id).attempt == 2
 
 
+@pytest.mark.fault(injected="Postgres away as a delivery is marked", checked="sent again under the same id")
 def test_a_database_that_is_away_at_the_mark_sends_it_again(
     deliverer, sessions, end, told, fall_due, monkeypatch, caplog
 ):
@@ -231,6 +242,7 @@ def test_two_deliverers_send_each_once(sessions, end):
     assert sorted(told) == sorted(map(str, ended))
 
 
+@pytest.mark.fault(injected="a webhook sink that hangs", checked="the others are told")
 def test_one_that_hangs_holds_up_no_other(deliverer, end, told):
     with Sink(answers.hang).running() as hanging, Sink().running() as sink:
         for _ in range(AT_ONCE + 2):
