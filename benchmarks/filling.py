@@ -128,7 +128,8 @@ def _jobs(projects: Sequence[UUID]) -> str:
         "started_at": "CASE WHEN done > 0 THEN at + interval '1 s' END",
         "last_progress_at": "CASE WHEN done > 0 THEN at + interval '9 s' END",
         "ended_at": "CASE WHEN state IN ('succeeded', 'failed', 'cancelled') THEN at + interval '10 s' END",
-        "last_event": "CASE state WHEN 'queued' THEN 1 WHEN 'paused' THEN 2 WHEN 'running' THEN done + 3 ELSE done + 4 END",
+        "last_event": "CASE state WHEN 'queued' THEN 1 WHEN 'paused' THEN 2 ELSE done + 4 END"
+        " - (state = 'running')::int",
         "groups": "%(groups)s::jsonb",
         "num_hyperparameters": "1608",
         "num_iterations": f"CASE WHEN mod(n, {EVERY}) = 0 THEN {MANY} ELSE {FEW} END",
