@@ -7,6 +7,7 @@ import random
 import time
 from typing import NamedTuple
 
+CREATE = "create a job"
 Request = tuple[str, str, bytes | None]  # method, path, body
 
 

@@ -128,7 +128,8 @@ def _jobs(projects: Sequence[UUID]) -> str:
         "started_at": "CASE WHEN done > 0 THEN at + interval '1 s' END",
         "last_progress_at": "CASE WHEN done > 0 THEN at + interval '9 s' END",
         "ended_at": "CASE WHEN state IN ('succeeded', 'failed', 'cancelled') THEN at + interval '10 s' END",
-        "last_event": "1 + CASE WHEN done > 0 THEN done + 3 ELSE 0 END",
+        "last_event": "CASE state WHEN 'queued' THEN 1 WHEN 'paused' THEN 2 ELSE done + 4 END"
+        " - (state = 'running')::int",
         "groups": "%(groups)s::jsonb",
         "num_hyperparameters": "1608",
         "num_iterations": f"CASE WHEN mod(n, {EVERY}) = 0 THEN {MANY} ELSE {FEW} END",
@@ -161,12 +162,13 @@ _ITERATIONS = """
 _EVENTS = """
     INSERT INTO events (job_id, number, kind, data, created_at)
     SELECT job.id, i,
-        CASE i WHEN 1 THEN 'created' WHEN 2 THEN 'started' WHEN 3 THEN 'begun' ELSE
-            CASE WHEN i < last_event THEN 'iteration' ELSE state END END,
-        CASE WHEN i BETWEEN 4 AND last_event - 1 THEN jsonb_build_object('iteration', i - 4, 'outer_loss', random())
-            ELSE '{}'::jsonb END,
+        CASE WHEN i > 1 AND (state = 'paused' OR i = meta_iteration + 4) THEN state
+            WHEN i <= 3 THEN (ARRAY['created', 'started', 'begun'])[i] ELSE 'iteration' END,
+        CASE WHEN i BETWEEN 4 AND meta_iteration + 3
+            THEN jsonb_build_object('iteration', i - 4, 'outer_loss', random()) ELSE '{}'::jsonb END,
         job.created_at + make_interval(secs => i)
-    FROM (SELECT id, created_at, last_event, state FROM jobs ORDER BY id) AS job, generate_series(1, last_event) i
+    FROM (SELECT id, created_at, last_event, meta_iteration, state FROM jobs ORDER BY id) AS job,
+        generate_series(1, last_event) i
 """
 
 

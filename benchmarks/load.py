@@ -33,7 +33,7 @@ from uuid import UUID
 import psutil
 import psycopg
 
-from benchmarks.clients import Load, client, ready
+from benchmarks.clients import CREATE, Load, client, ready
 from benchmarks.filling import PRESETS, Filled, fill
 from benchmarks.measure import RESULTS, write
 from core import presets
@@ -44,7 +44,6 @@ from retrograd.local.guarded import Guarded
 SAMPLES = 5_000  # jobs and places in the list that requests are drawn from
 WARM_UP_SECONDS = 1.0
 START_SECONDS = 0.2  # until all clients have got their task
-CREATE = "create a job"
 UNREACHED = "1000000 per 1 second"  # requests are counted as in service, but none is refused
 
 
@@ -75,22 +74,25 @@ def main() -> None:
             serving(folder, options.jobs) as sizes,
             multiprocessing.get_context("spawn").Pool(options.clients) as pool,
         ):
-            found = {
+            found: dict[str, Any] = {
                 "clients": options.clients,
                 "seconds": options.seconds * options.rounds,
                 "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
                 "rows": [served.filled.rows for served in sizes],
-                "requests": measure(sizes, pool, options),
+                "requests": {},
             }
+            for name, rows in measure(sizes, pool, options):
+                found["requests"][name] = rows
+                write(options.result, found)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write(options.result, found)
 
 
-def measure(sizes: list[Served], pool: Pool, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """For each kind of request, what was measured at each size."""
+def measure(
+    sizes: list[Served], pool: Pool, options: argparse.Namespace
+) -> Iterator[tuple[str, list[dict[str, float]]]]:
+    """Each kind of request, with what was measured at each size."""
     pool.map(ready, range(options.clients), chunksize=1)
-    rows: dict[str, list[dict[str, float]]] = {}
     for same in zip(*(loads(served) for served in sizes), strict=True):
         answers: list[list[float]] = [[] for _ in sizes]
         processor = [0.0 for _ in sizes]
@@ -98,15 +100,14 @@ def measure(sizes: list[Served], pool: Pool, options: argparse.Namespace) -> dic
             for place, (served, load) in enumerate(zip(sizes, same, strict=True)):
                 found, used = timed(load, served, pool, options)
                 answers[place] += found
-                processor[place] += used
-        name = same[0].name
-        rows[name] = [
+                processor[place] += used / options.rounds
+        rows = [
             summary(found, used, options.seconds * options.rounds)
             for found, used in zip(answers, processor, strict=True)
         ]
-        shown = (" ".join(f"{what} {value:7.2f}" for what, value in row.items()) for row in rows[name])
-        print(f"{name:30}", *shown, sep="\n    ", flush=True)
-    return rows
+        shown = (" ".join(f"{what} {value:7.2f}" for what, value in row.items()) for row in rows)
+        print(same[0].name, *shown, sep="\n    ", flush=True)
+        yield same[0].name, rows
 
 
 def loads(served: Served) -> Iterator[Load]:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clients import CREATE
 from benchmarks.measure import RESULTS
 from benchmarks.rivals import RECURSIVE, SCAN, SQRT
 from benchmarks.scaling import PLAIN, REVERSIBLE
 
+MOST_SLOWED = 1.5  # p99 of listing and polling, as the tables grow
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
 HEAD = """# Benchmarks
 
@@ -163,13 +165,45 @@ def large_model(found: dict[str, Any]) -> str:
     )
 
 
+def load(found: dict[str, Any]) -> str:
+    """Every kind of request at the smallest and the largest size."""
+    sizes = [_thousands(rows["jobs"]) for rows in found["rows"]]
+    held = "; ".join(
+        ", ".join(f"{_thousands(number)} {table}" for table, number in rows.items()) for rows in found["rows"]
+    )
+    columns = ["request"]
+    for what in ("a second", "p50, ms", "p99, ms", "API's processor, ms"):
+        columns += [f"{what}: {size} jobs" for size in sizes]
+    rows = []
+    for name, measured in found["requests"].items():
+        ratio = measured[-1]["p99_ms"] / measured[0]["p99_ms"]
+        verdict = ("met" if ratio <= MOST_SLOWED else "**missed**") if name != CREATE else ""
+        figures = [
+            f"{one[what]:.1f}" for what in ("per_second", "p50_ms", "p99_ms", "processor_ms") for one in measured
+        ]
+        rows.append([name, *figures, f"{ratio:.2f}", verdict])
+    return (
+        "## The service under load (`python -m benchmarks.load`)\n\n"
+        f"The embedded stack with its worker idle, {found['machine']['cores']} cores, one process of the API; "
+        f"{found['clients']} clients at once, each asking again as soon as it is answered; {found['seconds']:g} s of "
+        f"each kind and size, by turns. Rows: {held}. Target: p99 at the larger size within {MOST_SLOWED} times that "
+        f"at the smaller, for listing and polling.{found.get('remark', '')}\n\n"
+        + markdown([*columns, "p99 ratio", ""], rows)
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "engines": engines,
     "scaling": scaling,
     "planner": planner,
     "long-training": long_training,
     "large-model": large_model,
+    "load": load,
 }
+
+
+def _thousands(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
 
 
 def _machine(proof: dict[str, Any]) -> str:

@@ -14,9 +14,10 @@ MAY_REFUSE = {  # what the document says is right, and why that is not all
     "POST /v1/jobs": [
         "422"
     ],  # what a specification may say depends on its other parts, and on the data sets there are
-    "POST /v1/datasets": ["400", "422"],  # not all bytes are data sets
+    "POST /v1/datasets": ["400", "415", "422"],  # not all bytes are data sets
     "GET /v1/jobs": ["422"],  # only we can tell what is a cursor
     "GET /v1/datasets": ["422"],
+    "GET /v1/jobs/{job_id}/events": ["422"],  # a header that may be left out is described as one that may be null
 }
 CONFIG = Config.from_dict(
     {
