@@ -93,18 +93,21 @@ class Service:
 
     def child(self, worker="worker", seconds=_WAIT_SECONDS):
         """The process in which a worker runs its jobs."""
-        return eventually(lambda: next(iter(self._children(worker)), None), seconds)
+        return eventually(lambda: next(iter(self.children(worker)), None), seconds)
 
-    def _children(self, worker):
+    def children(self, worker):
+        """The same, as far as there is one now."""
+        found = []
         with contextlib.suppress(psutil.NoSuchProcess, KeyError):
             for process in psutil.Process(self.process(worker).pid).children():
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                     if any("spawn_main" in word for word in process.cmdline()):
-                        yield process
+                        found.append(process)
+        return found
 
     def freeze(self, worker):
         """SIGSTOP the worker and its child."""
-        for process in (psutil.Process(self.process(worker).pid), *self._children(worker)):
+        for process in (psutil.Process(self.process(worker).pid), *self.children(worker)):
             process.send_signal(signal.SIGSTOP)
 
     def thaw(self, worker):

@@ -140,7 +140,8 @@ class World:
         return self._draw.choice(["worker", "worker-2"])
 
     def _kill_child(self):
-        self.service.child(self._worker()).kill()
+        for child in self.service.children(self._worker()):  # none, where its worker has just been told to stop
+            child.kill()
 
     def _freeze(self):
         worker = self._worker()
