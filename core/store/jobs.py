@@ -24,7 +24,7 @@ _KEPT_ITERATIONS = 3  # initial, best and last, where not all are kept
 _CHECKPOINT_COPIES = 2  # of the values, that an outer optimizer's state holds at most
 _MOST_AT_ONCE = 500
 _LISTED = [  # most of a row's bytes, which no list shows
-    defer(column, raiseload=True) for column in (Job.spec, Job.groups, Job.losses, Job.provenance)
+    defer(column, raiseload=True) for column in (Job.spec, Job.groups, Job.losses, Job.certificate, Job.provenance)
 ]
 
 

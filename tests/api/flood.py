@@ -252,7 +252,9 @@ class Flood:
         method, path = self.operation(self.target.others)
         if method == "POST" and path == "/v1/jobs":
             return self.request("GET", f"/v1/jobs?after={self.draw.choice(self.target.cursors)}")
-        return self.request(method, path + self.draw.choice(["", "?limit=100", "?iteration=last", "?format=npz"]))
+        return self.request(
+            method, path + self.draw.choice(["", "", "", "?limit=100", "?iteration=last", "?format=npz"])
+        )
 
     def make_cursors(self):
         cursor = self.draw.choice(self.target.cursors)

@@ -109,7 +109,9 @@ def test_adjoint_with_momentum_grows_as_the_largest_eigenvalue():
     assert found.growth_per_step == pytest.approx(math.log(largest), rel=0.01)
 
 
-@pytest.mark.parametrize("samples", [1, 3, 20, 1000])
+@pytest.mark.parametrize(
+    "samples", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow), 1000]
+)
 def test_adjoint_at_the_start_is_the_hypergradient_of_the_initial_weights(samples):
     """However training is cut in pieces; the norms in between are those of shorter trainings."""
     problem = regression(noisy=False)
@@ -128,7 +130,7 @@ def test_adjoint_at_the_start_is_the_hypergradient_of_the_initial_weights(sample
 
 
 @pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("nesterov", "rmsprop", "adam")), "adamw"]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("nesterov", "rmsprop", "adam", "adamw")]
 )
 def test_every_measurement_takes_every_optimizer(name):
     optimizer = getattr(optimizers, name)()
@@ -203,7 +205,9 @@ def test_a_direction_that_moves_nothing_has_no_smoothness():
     assert found.second_difference == 0
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float64, 1e-6), (jnp.float32, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(jnp.float64, 1e-6), pytest.param(jnp.float32, 2e-2, marks=pytest.mark.slow)]
+)
 def test_a_right_gradient_passes_the_finite_difference_check(dtype, bound):
     found = finite_difference_check(regression(dtype), HYPER, **RUN)
     assert found.predicted.shape == found.measured.shape == found.relative_errors.shape == (8,)

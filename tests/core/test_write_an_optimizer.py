@@ -49,7 +49,7 @@ def random_schedule(optimizer, steps):
     return {name: values[name] for name in optimizer.hyperparameters}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64])
 @pytest.mark.parametrize("name", ["adabelief", "lion"])
 def test_both_optimizers_are_undone_bit_for_bit(page, name, dtype):
     optimizer = page[name]

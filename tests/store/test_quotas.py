@@ -391,7 +391,7 @@ def test_held_jobs_are_not_published_again_and_again(sessions, project):
     assert take(sessions, job_id, limits) is None
     with sessions.begin() as session:
         assert outbox.overdue_queues(session, 0.0) == []
-        assert outbox.republish(session, "cpu", 0.0) == 0
+        assert outbox.republish(session, "cpu", 0.0, drained=True) == 0
 
 
 def test_a_queue_without_workers_holds_up_no_other(sessions, project, janitor):

@@ -205,7 +205,9 @@ class Lives(RuleBasedStateMachine):
             self.ago("published_at", job_id, PUBLISH_AGAIN_AFTER + 1)
         waiting = [job_id for job_id in overdue if self.lives[job_id].state == "queued"]
         assert self.do(outbox.overdue_queues, PUBLISH_AGAIN_AFTER) == (["cpu"] if waiting else [])
-        assert self.do(outbox.republish, "cpu", PUBLISH_AGAIN_AFTER) == len(waiting)
+        assert self.do(lambda session: outbox.republish(session, "cpu", PUBLISH_AGAIN_AFTER, drained=True)) == len(
+            waiting
+        )
         for job_id in waiting:
             self.lives[job_id].to_publish = True
 

@@ -5,7 +5,6 @@ import ssl
 import subprocess
 import time
 from datetime import UTC, datetime
-from email.utils import format_datetime
 from ipaddress import ip_address
 from uuid import uuid4
 
@@ -95,7 +94,7 @@ def test_redirects_are_not_followed(sender):
         ("soon", None),
         ("٣", None),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
-        (format_datetime(datetime.now(UTC).replace(year=2999), usegmt=True), pytest.approx(3e10, rel=0.1)),
+        ("Mon, 25 Nov 2999 10:00:00 GMT", pytest.approx(3e10, rel=0.1)),
     ],
 )
 def test_a_receiver_says_when_to_come_again(sender, header, seconds):

@@ -82,7 +82,9 @@ def means_over(window, leaf):
 TIMED = ("log_step", "logit_momentum")
 
 
-@pytest.mark.parametrize(("optimizer", "window"), [("sgd", 5), ("adam", STEPS)])
+@pytest.mark.parametrize(
+    ("optimizer", "window"), [("sgd", 5), pytest.param("adam", STEPS, marks=pytest.mark.slow)]
+)
 def test_forward_mode_gives_each_window_its_mean(oracle, optimizer, window):
     found, whole = run(forward_mode(window=window), optimizer), oracle[optimizer].gradient
     expected = whole | {name: means_over(window, whole[name]) for name in TIMED}
@@ -92,6 +94,7 @@ def test_forward_mode_gives_each_window_its_mean(oracle, optimizer, window):
     assert not forward_mode(window=window).complete
 
 
+@pytest.mark.slow
 def test_windows_stay_when_training_is_shortened():
     """The planner's probe trains for a few steps of the same hyperparameters, whose time axis stays as long."""
     few, base = 8, PROBLEMS["sgd"]
@@ -109,7 +112,9 @@ def test_windows_stay_when_training_is_shortened():
     assert max(relative_errors(found, expected).values()) <= ROUNDING
 
 
-@pytest.mark.parametrize(("optimizer", "last"), [("sgd", STEPS + 10), ("adam", STEPS)])
+@pytest.mark.parametrize(
+    ("optimizer", "last"), [("sgd", STEPS + 10), pytest.param("adam", STEPS, marks=pytest.mark.slow)]
+)
 def test_truncation_that_cuts_nothing_is_unrolled(oracle, optimizer, last):
     found = run(truncated(last), optimizer)
     assert max(relative_errors(found.gradient, oracle[optimizer].gradient).values()) <= ROUNDING
