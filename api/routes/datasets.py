@@ -15,6 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
 from api.errors import UnsupportedMediaType
+from api.parameters import Absent
 from api.schemas import DatasetPage, DatasetRead
 from core import uploads
 from core.errors import InvalidDataset, StorageUnavailable
@@ -89,7 +90,7 @@ async def upload(request: Request, project: SenderDep, settings: SettingsDep, re
 def list_datasets(
     project: ProjectDep,
     session: SessionDep,
-    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    after: Annotated[str | Absent, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="rows on a page")] = 20,
 ) -> DatasetPage:
     """One page of the project's data sets."""

@@ -6,9 +6,11 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 
 from api.deps import ProjectDep, SessionDep
 from api.errors import InvalidParameter
+from api.parameters import Absent
 from api.schemas import EventPage, EventRead
 from api.streams import EventStream, Streams
 from core.store import events, jobs
@@ -39,8 +41,8 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=100, description="events on a page; no matter in a stream")] = 100,
     accept: Annotated[str, Header(description=f"{_STREAM}: follow them as they happen")] = "application/json",
     last_event_id: Annotated[
-        int | None,
-        Header(alias="Last-Event-ID", ge=0, lt=_NUMBERS, description="of a stream: goes before `after`"),
+        Annotated[int, Field(ge=0, lt=_NUMBERS)] | Absent,
+        Header(alias="Last-Event-ID", description="of a stream: goes before `after`"),
     ] = None,
 ) -> EventPage | Response:
     """Events in order, numbered 1, 2, … without gaps: one page, or a stream of server-sent events.

@@ -7,11 +7,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from api import etags
 from api.deps import ProjectDep, QuotasDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
+from api.parameters import Absent
 from api.plans import Planner
 from api.schemas import (
     Cancelled,
@@ -41,16 +43,13 @@ _MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-Preset = Annotated[str | None, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Preset = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | Absent
 Unended = Literal["queued", "running", "paused"]
 Limit = Annotated[int, Query(ge=1, le=100, description="rows on a page")]
 IdempotencyKey = Annotated[
-    str | None,
+    Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]*$")] | Absent,
     Header(
         alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x20-\x7e]*$",
         description="of the client's making. The same request with the same key, within 24 hours, is answered with the "
         "job that it made the first time, and with the header `Idempotent-Replayed: true`",
     ),
@@ -78,7 +77,9 @@ def create_job(
     request: Request,
     quotas: QuotasDep,
     response: Response,
-    preset: Annotated[str | None, Query(description="take this preset's specification; send no body then")] = None,
+    preset: Annotated[
+        str | Absent, Query(description="take this preset's specification; send no body then")
+    ] = None,
     asked: Annotated[
         JobRequest | None,
         Body(
@@ -128,9 +129,9 @@ def create_job(
 def list_jobs(
     project: ProjectDep,
     session: SessionDep,
-    state: State | None = None,
+    state: State | Absent = None,
     preset: Preset = None,
-    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    after: Annotated[str | Absent, Query(description="`next` of the page before")] = None,
     limit: Limit = 20,
 ) -> JobPage:
     """One page of the project's jobs."""
@@ -140,7 +141,7 @@ def list_jobs(
 
 @router.post("/cancel", status_code=202, summary="Cancel many jobs")
 def cancel_jobs(
-    project: ProjectDep, session: SessionDep, state: Unended | None = None, preset: Preset = None
+    project: ProjectDep, session: SessionDep, state: Unended | Absent = None, preset: Preset = None
 ) -> Cancelled:
     """Cancel all jobs of the project that have not ended: those of one state or preset, where given."""
     found, more = jobs.cancel_all(session, project, state=None if state is None else State(state), preset=preset)
@@ -159,7 +160,7 @@ def get_job(
     project: ProjectDep,
     session: SessionDep,
     response: Response,
-    if_none_match: Annotated[str | None, Header(description="`ETag` of the version that is known")] = None,
+    if_none_match: Annotated[str | Absent, Header(description="`ETag` of the version that is known")] = None,
 ) -> JobRead | Response:
     """State, progress, losses and certificate. `Retry-After` says when to ask again, while it has not ended."""
     job = jobs.get(session, project, job_id)
@@ -208,7 +209,7 @@ def list_iterations(
     project: ProjectDep,
     session: SessionDep,
     after: Annotated[
-        int | None, Query(ge=0, lt=2**31, description="the last meta-iteration already known")
+        Annotated[int, Field(ge=0, lt=2**31)] | Absent, Query(description="the last meta-iteration already known")
     ] = None,
     limit: Limit = 100,
 ) -> IterationPage:

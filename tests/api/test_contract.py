@@ -1,5 +1,7 @@
 """The service does what its OpenAPI document says: schemathesis makes requests of it, good and bad, and checks answers."""
 
+from collections import Counter
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -17,7 +19,6 @@ MAY_REFUSE = {  # what the document says is right, and why that is not all
     "POST /v1/datasets": ["400", "415", "422"],  # not all bytes are data sets
     "GET /v1/jobs": ["422"],  # only we can tell what is a cursor
     "GET /v1/datasets": ["422"],
-    "GET /v1/jobs/{job_id}/events": ["422"],  # a header that may be left out is described as one that may be null
 }
 CONFIG = Config.from_dict(
     {
@@ -30,6 +31,7 @@ CONFIG = Config.from_dict(
         ]
     }
 )
+ASKED = Counter()
 DOCUMENT = create_app(Settings(database_url="postgresql+psycopg://")).openapi()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 
@@ -38,10 +40,12 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 def service(postgres, migrated, valkey):
     with fresh_settings(postgres, migrated, valkey) as settings, serving(settings) as client:
         yield client
+        print(f"\n{ASKED.total()} cases of {len(ASKED)} operations keep the contract")
         assert client.get("/v1/jobs").status_code == 200  # nothing has revoked the key that all was asked with
 
 
 def keeps_its_word(case, service):
+    ASKED[case.operation.label] += 1
     case.call_and_validate(
         base_url=str(service.base_url), headers={"Authorization": service.headers["Authorization"]}
     )
