@@ -110,7 +110,13 @@ def test_adjoint_with_momentum_grows_as_the_largest_eigenvalue():
 
 
 @pytest.mark.parametrize(
-    "samples", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow), 1000]
+    "samples",
+    [
+        1,
+        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(1000, marks=pytest.mark.slow),
+    ],
 )
 def test_adjoint_at_the_start_is_the_hypergradient_of_the_initial_weights(samples):
     """However training is cut in pieces; the norms in between are those of shorter trainings."""
@@ -178,6 +184,7 @@ def test_chaos_shows_in_the_adjoint_and_in_metasmoothness():
     assert settled.growth_per_step == pytest.approx(math.log(0.5), rel=0.05)  # |2 − r| at the fixed point
 
 
+@pytest.mark.slow
 def test_metasmoothness_is_definition_two_written_out():
     problem, direction, step = regression(), jax.tree.map(jnp.ones_like, HYPER), 0.3
     found = metasmoothness(problem, HYPER, direction, step=step, points=4, **RUN)
@@ -240,6 +247,7 @@ def test_a_leaf_that_nothing_depends_on_is_no_error():
     assert (found.predicted == 0).sum() == (found.measured == 0).sum() == 1
 
 
+@pytest.mark.slow
 def test_fewer_directions_than_leaves_still_move_every_leaf():
     gradient = hypergradient(regression(), HYPER, **RUN).gradient
     for name in HYPER:
@@ -247,6 +255,7 @@ def test_fewer_directions_than_leaves_still_move_every_leaf():
         assert finite_difference_check(regression(), HYPER, wrong, directions=1, **RUN).worst > 1e-4
 
 
+@pytest.mark.slow
 def test_float32_hyperparameters_are_moved_by_what_rounding_leaves():
     hyper = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), HYPER)
     # −4 ± 1e-4 is rounded to 5e-7: a step taken as asked for would be wrong by 2e-3
@@ -263,6 +272,7 @@ def test_without_randomness_there_is_no_variance():
     assert found.seeds == 3
 
 
+@pytest.mark.slow
 def test_variance_is_that_of_the_gradients_one_by_one():
     keys = jax.random.split(KEY, 4)
     found = hypergradient_variance(regression(), HYPER, optimizer=sgd(), num_steps=20, keys=keys)

@@ -50,7 +50,7 @@ def random_schedule(optimizer, steps):
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64])
-@pytest.mark.parametrize("name", ["adabelief", "lion"])
+@pytest.mark.parametrize("name", ["adabelief", pytest.param("lion", marks=pytest.mark.slow)])
 def test_both_optimizers_are_undone_bit_for_bit(page, name, dtype):
     optimizer = page[name]
     training = Training(random_schedule(optimizer, 150), 150, dtype, optimizer=optimizer)

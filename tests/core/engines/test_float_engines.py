@@ -121,6 +121,7 @@ def test_truncation_that_cuts_nothing_is_unrolled(oracle, optimizer, last):
     proves_nothing(found.certificate, "truncated", "^every hyperparameter")
 
 
+@pytest.mark.slow
 def test_truncation_is_autodiff_with_the_start_held_fixed():
     """Written out apart, with a stop_gradient; what is cut off is worth something."""
     problem, hyper, steps, last = PROBLEMS["sgd"], make_hyper(5), 5, 2
@@ -247,6 +248,7 @@ def test_an_outer_loss_that_reads_no_weight_has_its_own_gradient():
         np.testing.assert_allclose(found.gradient, 2e-2 * PENALTIES, rtol=1e-15)
 
 
+@pytest.mark.slow
 def test_training_without_a_strict_minimum_fails():
     """20 equations for 30 weights, and no penalty: what the outer loss wants lies in no range of the Hessian."""
     flat, _ = ridge(30, rows=20, penalty=jnp.zeros_like)
@@ -331,6 +333,7 @@ def test_several_keys_average(engine):
         np.testing.assert_allclose(together.gradient[name], mean, rtol=1e-12, atol=1e-18)
 
 
+@pytest.mark.slow
 def test_several_keys_of_the_implicit_engine_find_one_minimum():
     problem, closed_form = ridge(30)
     found = at_the_minimum(implicit(), problem, jax.random.split(KEY, 2))
@@ -341,7 +344,13 @@ def test_several_keys_of_the_implicit_engine_find_one_minimum():
 
 @pytest.mark.parametrize(
     "engine",
-    [checkpointed(), checkpointed("recursive"), forward_mode(), truncated(4), implicit()],
+    [
+        checkpointed(),
+        *(
+            pytest.param(engine, marks=pytest.mark.slow)
+            for engine in (checkpointed("recursive"), forward_mode(), truncated(4), implicit())
+        ),
+    ],
     ids=lambda engine: engine.name,
 )
 def test_divergence_names_the_step(engine):
@@ -352,6 +361,7 @@ def test_divergence_names_the_step(engine):
     assert caught.value.step == 3
 
 
+@pytest.mark.slow
 def test_checkpoints_cut_training_into_even_segments():
     """501 of 1000 steps once left a last segment of half of them, which took more memory than unrolling."""
     arguments = ridge(30)[0], PENALTIES, OPTIMIZERS["sgd"], 1000, KEY
