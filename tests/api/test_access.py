@@ -53,7 +53,9 @@ def scope_of(path, method):
 
 
 def fill(path, **values):
-    found = re.sub(r"{(\w+)}", lambda match: str(values.get(match[1], NEUTRAL.get(match[1], uuid.uuid4()))), path)
+    found = re.sub(
+        r"{(\w+)(?::\w+)?}", lambda match: str(values.get(match[1], NEUTRAL.get(match[1], uuid.uuid4()))), path
+    )
     assert "{" not in found
     return found
 
