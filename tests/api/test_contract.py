@@ -20,14 +20,22 @@ MAY_REFUSE = {  # what the document says is right, and why that is not all
     "GET /v1/jobs": ["422"],  # only we can tell what is a cursor
     "GET /v1/datasets": ["422"],
 }
+REFUSED = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "429"]
+MAY_ACCEPT = {  # a number where a preset's name is due is a name, as it stands in a URL
+    "POST /v1/jobs/cancel": ["202"],
+    "GET /v1/jobs": ["200"],
+}
 CONFIG = Config.from_dict(
     {
         "operations": [
             {
                 "include-name": name,
-                "checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED + statuses}},
+                "checks": {
+                    "positive_data_acceptance": {"expected-statuses": ACCEPTED + MAY_REFUSE.get(name, [])},
+                    "negative_data_rejection": {"expected-statuses": REFUSED + MAY_ACCEPT.get(name, [])},
+                },
             }
-            for name, statuses in MAY_REFUSE.items()
+            for name in MAY_REFUSE | MAY_ACCEPT
         ]
     }
 )
