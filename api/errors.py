@@ -253,4 +253,6 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "internal_error", "an error of ours; it is in the server's log")
+    # the server ends the connection once it hears of the error: who reuses it would find it reset
+    headers = {"Connection": "close"}
+    return problem(500, "internal_error", "an error of ours; it is in the server's log", headers=headers)
