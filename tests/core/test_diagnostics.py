@@ -90,6 +90,7 @@ def test_adjoint_of_linear_dynamics_grows_as_its_eigenvalue(step_size, num_steps
     assert (found.steps[0], found.steps[-1]) == (0, num_steps)
 
 
+@pytest.mark.slow
 def test_adjoint_with_momentum_grows_as_the_largest_eigenvalue():
     """s = (w, v): v ← γ v − (1 − γ) h w ; w ← w + α v."""
     momentum, step_size, curvature = 0.5, 5.0, 2.0
@@ -168,6 +169,7 @@ def test_divergence_is_reported_and_not_raised():
     assert lost.as_dict()["sign_agreement"] is None
 
 
+@pytest.mark.slow
 def test_chaos_shows_in_the_adjoint_and_in_metasmoothness():
     run = {"optimizer": sgd(), "num_steps": 60, "key": KEY}
     smooth = metasmoothness(logistic_map(), jnp.array(2.5), jnp.array(1.0), step=1e-3, **run)
@@ -240,6 +242,7 @@ def test_a_wrong_gradient_is_flagged(wrong):
     assert finite_difference_check(regression(), HYPER, wrong(gradient), **RUN).worst > 5e-3
 
 
+@pytest.mark.slow
 def test_a_leaf_that_nothing_depends_on_is_no_error():
     hyper = HYPER | {"unused": jnp.zeros(3)}
     found = finite_difference_check(regression(), hyper, directions=4, **RUN)
@@ -289,6 +292,7 @@ def test_variance_is_that_of_the_gradients_one_by_one():
     assert found.cosine == pytest.approx(((unit @ unit.T).sum() - 4) / 12)
 
 
+@pytest.mark.slow
 def test_variance_tells_of_a_seed_that_diverges():
     keys = jax.random.split(KEY, 2)
     with pytest.raises(FixedPointOverflow):
@@ -307,6 +311,7 @@ def test_measurements_are_json():
 
 
 @pytest.mark.parametrize("measure", [adjoint_growth, metasmoothness, finite_difference_check])
+@pytest.mark.slow
 def test_an_interrupt_ends_a_measurement_wherever_it_stands(measure):
     class Stop(Exception):
         pass

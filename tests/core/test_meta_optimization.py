@@ -54,6 +54,7 @@ def test_fixed_keys_repeat_a_run():
     assert len({float(one.result.value) for one in records}) == 1
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_norm_grows_and_keeps_what_was_before():
     def keys(iteration):
         return jax.random.key(iteration)

@@ -105,6 +105,7 @@ KINDS = {
 
 
 SLOW = {
+    "inputs",
     "labels",
     "task mixing",
     "labels of made-up examples",

@@ -95,6 +95,7 @@ def run(optimizer, engine=None, **hyper):
     )
 
 
+@pytest.mark.slow
 def test_lion_has_the_gradient_of_its_own_unrolled_steps(page):
     hyper = {"step_size": 0.02, "b1": 0.9, "b2": 0.97, "weight_decay": 0.1}
     found = run(page["lion"], **hyper)

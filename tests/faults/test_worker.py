@@ -66,6 +66,7 @@ def test_the_same_message_many_times(worker, caller, store, broker):
 @pytest.mark.fault(
     injected="kill -9 of the worker's child", checked="the job goes on from its checkpoint", repetitions=1
 )
+@pytest.mark.slow
 def test_a_killed_child(worker, caller, store, noted):
     job_id = caller.submit(THIRTY)
     kept = caller.past(job_id, 2)

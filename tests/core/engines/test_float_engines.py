@@ -216,12 +216,14 @@ def test_implicit_gives_the_gradient_of_the_closed_form(engine, read, tolerance)
     assert not engine.complete
 
 
+@pytest.mark.slow
 def test_a_truncated_series_is_further_off():
     problem, closed_form = ridge(30)
     found = at_the_minimum(implicit("neumann", iterations=2, step_size=0.5), problem).gradient
     assert error(found, jax.grad(closed_form)(PENALTIES)) > 0.01
 
 
+@pytest.mark.slow
 def test_implicit_in_float32_is_accurate_to_float32():
     found = at_the_minimum(implicit(), ridge(29, dtype=jnp.float32)[0])
     assert found.params.dtype == jnp.float32
@@ -242,6 +244,7 @@ def test_implicit_solves_for_many_float32_weights():
     assert error(found.gradient, wanted) <= 1e-5
 
 
+@pytest.mark.slow
 def test_an_outer_loss_that_reads_no_weight_has_its_own_gradient():
     for solver in ("cg", "neumann"):
         found = at_the_minimum(implicit(solver), ridge(0)[0])
@@ -321,6 +324,7 @@ def test_a_probe_need_not_come_to_a_minimum():
     [unrolled(), checkpointed("sqrt", 5), forward_mode(window=5), truncated(STEPS + 10)],
     ids=lambda engine: engine.name,
 )
+@pytest.mark.slow
 def test_several_keys_average(engine):
     """Engines that are compiled above."""
     keys = jax.random.split(KEY, 3)
