@@ -27,7 +27,7 @@ from api.routes import (
     presets,
     project,
 )
-from api.schemas import Problem
+from api.schemas.service import Problem
 from api.streams import Streams
 from core.config import Settings, get_settings
 from core.storage import open_storage

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from api.schemas import JobRequest
+from api.schemas.jobs import JobRequest
 
 _MAX_ERRORS = 20
 _MAX_SHOWN = 60  # characters of a rejected value

@@ -24,7 +24,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from api.errors import Busy
-from api.schemas import EventRead
+from api.schemas.records import EventRead
 from core.config import Settings
 from core.store import events
 from core.store.events import News

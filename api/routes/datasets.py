@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
 from api.errors import UnsupportedMediaType
 from api.parameters import Absent
-from api.schemas import DatasetPage, DatasetRead
+from api.schemas.datasets import DatasetPage, DatasetRead
 from core import uploads
 from core.errors import InvalidDataset, StorageUnavailable
 from core.quotas import Quotas

@@ -7,8 +7,8 @@ from uuid import UUID
 from fastapi import APIRouter
 
 from api.deps import ProjectDep, SessionDep
-from api.schemas import DeliveryList, DeliveryRead
-from core.store import deliveries, jobs, webhooks
+from api.schemas.webhooks import DeliveryList, DeliveryRead
+from core.store import deliveries, jobs
 
 router = APIRouter(prefix="/v1/jobs", tags=["webhooks"])
 
@@ -19,7 +19,7 @@ _MOST = 100
 def list_deliveries(job_id: UUID, project: ProjectDep, session: SessionDep) -> DeliveryList:
     """How far each message to the job's webhook has come. None where the job has no webhook, or has not ended."""
     job = jobs.get(session, project, job_id)
-    rows = webhooks.deliveries(session, job.id, _MOST)
+    rows = deliveries.newest(session, job.id, _MOST)
     return DeliveryList(data=[DeliveryRead.model_validate(row) for row in rows])
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from api.deps import ProjectDep, SessionDep
 from api.errors import InvalidParameter
 from api.parameters import Absent
-from api.schemas import EventPage, EventRead
+from api.schemas.records import EventPage, EventRead
 from api.streams import EventStream, Streams
 from core.store import events, jobs
 from core.store.models import ENDED

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
 from api.errors import Busy
-from api.schemas import FigureList, FigureSummary
+from api.schemas.records import FigureList, FigureSummary
 from core.spec import JobSpec
 from core.store import iterations, jobs, learned, measured, trials
 from core.store.models import Job

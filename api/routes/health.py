@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.deps import SettingsDep
-from api.schemas import Readiness
+from api.schemas.service import Readiness
 from core.store import migrate
 
 router = APIRouter(tags=["health"])

@@ -15,19 +15,9 @@ from api.deps import ProjectDep, QuotasDep, SessionDep, SettingsDep
 from api.errors import InvalidParameter, UnsupportedMediaType
 from api.parameters import Absent
 from api.plans import Planner
-from api.schemas import (
-    Cancelled,
-    IterationPage,
-    IterationRead,
-    JobCreated,
-    JobPage,
-    JobRead,
-    JobRequest,
-    JobSummary,
-    PlanRead,
-    TrialList,
-    TrialRead,
-)
+from api.schemas.jobs import Cancelled, JobCreated, JobPage, JobRead, JobRequest, JobSummary
+from api.schemas.plans import PlanRead
+from api.schemas.records import IterationPage, IterationRead, TrialList, TrialRead
 from core import presets, receivers
 from core.config import Settings
 from core.datasets import DatasetInfo

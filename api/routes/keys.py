@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 
 from api.deps import AdminDep, SessionDep
-from api.schemas import KeyCreate, KeyCreated, KeyList, KeyRead
+from api.schemas.projects import KeyCreate, KeyCreated, KeyList, KeyRead
 from core.store import keys
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])

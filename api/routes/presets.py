@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.deps import ProjectDep
-from api.schemas import PresetList, PresetSummary
+from api.schemas.presets import PresetList, PresetSummary
 from core import presets
 from core.spec import JobSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.deps import ProjectDep, QuotasDep, SessionDep
-from api.schemas import ProjectRead
+from api.schemas.projects import ProjectRead
 from core.store import keys, quotas
 
 router = APIRouter(prefix="/v1/project", tags=["project"])

@@ -5,7 +5,7 @@ Whoever takes one and vanishes has lost it when the while is over: it is sent ag
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -36,6 +36,12 @@ class Due(NamedTuple):
     def authority(self) -> str:
         """Whom it goes to: host and port."""
         return self.url.split("/")[2]
+
+
+def newest(session: Session, job_id: UUID, limit: int) -> Sequence[Delivery]:
+    """What was told or is to be told of a job, newest first."""
+    query = select(Delivery).where(Delivery.job_id == job_id)
+    return session.scalars(query.order_by(Delivery.created_at.desc(), Delivery.id).limit(limit)).all()
 
 
 def claim(session: Session, seconds: float, *, passing_over: Collection[str] = ()) -> Due | None:

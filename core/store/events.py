@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import func, literal, make_url, select, update
+from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.store import webhooks
 from core.store.arrays import as_json
 from core.store.models import ENDED, Event, Job
+from core.store.session import conninfo
 
 CHANNEL = "retrograd_events"  # notified with the job's id
 
@@ -99,9 +100,8 @@ async def notices(url: str) -> AsyncGenerator[UUID]:
 
     Holds a connection of its own. Raises psycopg.Error when that is lost; what happens until the next call is missed.
     """
-    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await psycopg.AsyncConnection.connect(
-        conninfo, autocommit=True, connect_timeout=5, keepalives_idle=30, application_name="retrograd events"
+        conninfo(url), autocommit=True, connect_timeout=5, keepalives_idle=30, application_name="retrograd events"
     )
     async with connection:
         await connection.execute(f"LISTEN {CHANNEL}")

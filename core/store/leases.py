@@ -253,8 +253,7 @@ def reap(session: Session, max_attempts: int) -> int:
 
 def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError) -> None:
     """Take the job from the holder of the lease, whose process has died or is about to. As `reap`, but at once."""
-    held = (Job.id == lease.job_id) & (Job.state == State.RUNNING) & (Job.lease_epoch == lease.epoch)
-    if not _take_back(session, held, max_attempts, why):
+    if not _take_back(session, _held_by(lease), max_attempts, why):
         raise Fenced(lease.job_id, lease.epoch)
 
 
@@ -304,7 +303,7 @@ def _wish(row: Any) -> Wish:
 
 def _write(session: Session, lease: Lease, **values: Any) -> Any:
     """The one guarded UPDATE that every write of a worker begins with; it also locks the job's row."""
-    row = session.execute(update(Job).where(*_held_by(lease)).values(**values).returning(*_RETURNED)).one_or_none()
+    row = session.execute(update(Job).where(_held_by(lease)).values(**values).returning(*_RETURNED)).one_or_none()
     if row is None:
         raise Fenced(lease.job_id, lease.epoch)
     return row
@@ -318,7 +317,7 @@ def _account(session: Session, lease: Lease, **values: Any) -> Any:
     """
     before = (
         select(Job.id, Job.accounted_at.label("since"), func.clock_timestamp().label("now"))
-        .where(*_held_by(lease))
+        .where(_held_by(lease))
         .with_for_update()
         .subquery()
     )
@@ -339,8 +338,8 @@ def _account(session: Session, lease: Lease, **values: Any) -> Any:
     return row
 
 
-def _held_by(lease: Lease) -> tuple[ColumnElement[bool], ...]:
-    return Job.id == lease.job_id, Job.state == State.RUNNING, Job.lease_epoch == lease.epoch
+def _held_by(lease: Lease) -> ColumnElement[bool]:
+    return (Job.id == lease.job_id) & (Job.state == State.RUNNING) & (Job.lease_epoch == lease.epoch)
 
 
 def _end(session: Session, lease: Lease, **values: Any) -> None:

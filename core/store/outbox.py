@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import ColumnElement, delete, exists, func, make_url, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.store.models import Job, State, WakeUp
+from core.store.session import conninfo
 
 _CHANNEL = "retrograd_outbox"
 _BATCH = 100
@@ -106,7 +107,6 @@ class Listener:
 @contextmanager
 def listening(url: str) -> Iterator[Listener]:
     """Listen on the database at `url`."""
-    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as connection:
+    with psycopg.connect(conninfo(url), autocommit=True, connect_timeout=5) as connection:
         connection.execute(f"LISTEN {_CHANNEL}")
         yield Listener(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 # A server that vanished must not hold a request or a heartbeat for ever, nor an abandoned one its locks.
@@ -40,6 +40,11 @@ def open_store(url: str, *, application: str = "retrograd") -> sessionmaker[Sess
         json_serializer=partial(json.dumps, allow_nan=False),
     )
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def conninfo(url: str) -> str:
+    """The same database as psycopg itself names it, for connections that only listen."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def close_store(sessions: sessionmaker[Session]) -> None:

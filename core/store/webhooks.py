@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC
 from uuid import UUID
 
@@ -57,9 +56,3 @@ def tell(session: Session, job_id: UUID, kind: str) -> None:
     }
     payload = json.dumps(message, default=str, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     session.execute(insert(Delivery).values(job_id=job_id, kind=message["type"], payload=payload))
-
-
-def deliveries(session: Session, job_id: UUID, limit: int) -> Sequence[Delivery]:
-    """What was told or is to be told of a job, newest first."""
-    query = select(Delivery).where(Delivery.job_id == job_id)
-    return session.scalars(query.order_by(Delivery.created_at.desc(), Delivery.id).limit(limit)).all()

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from api import etags
-from api.schemas import JobRead
+from api.schemas.jobs import JobRead
 from core.records import Evaluation, Losses, Trial
 from core.store import jobs, leases, webhooks
 from core.store.errors import Fenced, StateConflict

@@ -38,7 +38,7 @@ def cancelled(sessions, project, url=URL):
 def told(sessions, job_id):
     """Oldest first."""
     with sessions() as session:
-        return list(webhooks.deliveries(session, job_id, 100))[::-1]
+        return list(deliveries.newest(session, job_id, 100))[::-1]
 
 
 def take(sessions, seconds=60.0, passing_over=()):

@@ -48,7 +48,7 @@ def end(sessions, project):
 def told(sessions):
     def told(job_id):
         with sessions() as session:
-            (found,) = webhooks.deliveries(session, job_id, 100)
+            (found,) = deliveries.newest(session, job_id, 100)
             return found
 
     return told

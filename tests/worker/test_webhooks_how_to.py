@@ -51,13 +51,13 @@ def test_it_takes_what_is_signed_once(receiver, sessions, project):
     write(sessions, webhooks.attach, job_id, url, secret)
     write(sessions, jobs.cancel, project, job_id)
     with sessions() as session:
-        (delivery,) = webhooks.deliveries(session, job_id, 1)
+        (delivery,) = deliveries.newest(session, job_id, 1)
     deliverer = Deliverer(sessions, Sender(any_address).send)
     for _ in range(2):
         deliverer.deliver()
         assert deliverer.drain(20)
         with sessions() as session:
-            assert webhooks.deliveries(session, job_id, 1)[0].delivered_at is not None
+            assert deliveries.newest(session, job_id, 1)[0].delivered_at is not None
         write(sessions, deliveries.again, job_id, delivery.id)
     assert printed.read_text() == f"job.cancelled {job_id}\n"
     forged = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
