@@ -66,6 +66,15 @@ def empty_database(postgres):
         yield url
 
 
+HASTY = {
+    "lease_seconds": 6.0,  # importing JAX may hold up the heartbeat for seconds
+    "heartbeat_seconds": 0.5,
+    "janitor_seconds": 0.3,
+    "republish_seconds": 1.0,
+}
+"""Settings with which real workers and janitors notice soon what happens."""
+
+
 @contextmanager
 def fresh_settings(postgres, migrated, valkey):
     """Settings of a service with a database of its own and an empty broker."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -29,6 +29,16 @@ def complain(message: str) -> None:
 def print_json(document: Any) -> None:
     """For programs: plain, whatever the terminal."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_rows(rows: list[Any], table: Callable[[list[Any]], Any], *, none: str, as_json: bool) -> None:
+    """A list: for programs, or as a table; where it is empty, what to do about that."""
+    if as_json:
+        print_json(rows)
+    elif rows:
+        out.print(table(rows))
+    else:
+        out.print(none, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
-from retrograd.cli.console import out, print_json
+from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import datasets_table
 
 datasets = typer.Typer(name="datasets", help="Upload, list and delete data sets.", no_args_is_help=True)
@@ -42,12 +42,8 @@ def list_(
     """Show the newest data sets."""
     with connect(folder) as client:
         found = client.datasets(limit)
-    if as_json:
-        print_json(found)
-    elif found:
-        out.print(datasets_table(found))
-    else:
-        out.print("No data sets yet; `retrograd datasets upload FILE.npz` makes one.", soft_wrap=True)
+    none = "No data sets yet; `retrograd datasets upload FILE.npz` makes one."
+    print_rows(found, datasets_table, none=none, as_json=as_json)
 
 
 @datasets.command()

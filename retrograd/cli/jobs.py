@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
-from retrograd.cli.console import complain, err, interruptible, out, print_json
+from retrograd.cli.console import complain, err, interruptible, out, print_json, print_rows
 from retrograd.cli.overrides import override
 from retrograd.cli.progress import follow
 from retrograd.cli.render import failure, job_details, jobs_table, outcome, plan_details, presets_table
@@ -75,13 +75,8 @@ def status(
             else:
                 out.print(job_details(document))
             return
-        jobs = client.jobs(limit)
-        if as_json:
-            print_json(jobs)
-        elif jobs:
-            out.print(jobs_table(jobs))
-        else:
-            out.print("No jobs yet; `retrograd submit --preset digits-schedules` makes one.", soft_wrap=True)
+        none = "No jobs yet; `retrograd submit --preset digits-schedules` makes one."
+        print_rows(client.jobs(limit), jobs_table, none=none, as_json=as_json)
 
 
 def watch(job: Job = "latest", folder: Folder = None) -> None:

@@ -6,7 +6,7 @@ import redis
 from core.store import migrate
 from core.store.session import close_store, open_store
 from retrograd.local import servers
-from tests.conftest import execute, fresh_settings
+from tests.conftest import HASTY, execute, fresh_settings
 from tests.faults import history
 from tests.faults.service import Caller, Service
 
@@ -27,14 +27,7 @@ def migrated(postgres):
 @pytest.fixture(scope="module")
 def service_settings(postgres, migrated, valkey):
     with fresh_settings(postgres, migrated, valkey) as settings:
-        yield settings.model_copy(
-            update={
-                "lease_seconds": 6.0,  # importing JAX may hold up the heartbeat for seconds
-                "heartbeat_seconds": 0.5,
-                "janitor_seconds": 0.3,
-                "republish_seconds": 1.0,
-            }
-        )
+        yield settings.model_copy(update=HASTY)
 
 
 @pytest.fixture(scope="module")

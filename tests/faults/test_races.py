@@ -91,6 +91,19 @@ class Aim:
         self.seconds = min(max(self.seconds * (0.8 if late else 1.25), 1e-5), 0.1)
 
 
+def against_completion(act, aim, sessions, settings, project, pool, job_id):
+    """An owner's act while a worker completes the job: whether it was refused, and the state that came of it."""
+
+    def owner_acts():
+        aim.wait()
+        return outcome(lambda: write(sessions, act, project, job_id), StateConflict)
+
+    _, refused = at_once(pool, lambda: work(sessions, settings, job_id), owner_acts)
+    state = read(sessions, project, job_id).state
+    aim.learn(late=state == State.SUCCEEDED)
+    return refused, state
+
+
 @pytest.mark.fault(injected="8 workers claim one job", checked="one wins, at epoch 1", repetitions=MANY)
 def test_one_of_eight_workers_wins(sessions, project, pool):
     for _ in range(MANY):
@@ -122,17 +135,10 @@ def test_cancel_races_completion(sessions, settings, project, pool, noted):
     aim, ended = Aim(), []
     for _ in range(MANY):
         job_id = create(sessions, project)
-
-        def cancel():
-            aim.wait()
-            return outcome(lambda: write(sessions, jobs.cancel, project, job_id), StateConflict)  # noqa: B023
-
-        _, refused = at_once(pool, lambda: work(sessions, settings, job_id), cancel)  # noqa: B023
-        state = read(sessions, project, job_id).state
+        refused, state = against_completion(jobs.cancel, aim, sessions, settings, project, pool, job_id)
         assert state in (State.CANCELLED, State.SUCCEEDED)
         if refused:
             assert state == State.SUCCEEDED
-        aim.learn(late=state == State.SUCCEEDED)
         ended.append(state)
     assert set(ended) == {State.CANCELLED, State.SUCCEEDED}
     noted(f"{ended.count(State.CANCELLED)} cancelled, {ended.count(State.SUCCEEDED)} succeeded")
@@ -147,14 +153,7 @@ def test_pause_races_completion(sessions, settings, project, pool, noted):
     aim, paused = Aim(), 0
     for _ in range(SOME):
         job_id = create(sessions, project)
-
-        def pause():
-            aim.wait()
-            return outcome(lambda: write(sessions, jobs.pause, project, job_id), StateConflict)  # noqa: B023
-
-        _, refused = at_once(pool, lambda: work(sessions, settings, job_id), pause)  # noqa: B023
-        state = read(sessions, project, job_id).state
-        aim.learn(late=state == State.SUCCEEDED)
+        refused, state = against_completion(jobs.pause, aim, sessions, settings, project, pool, job_id)
         assert state in (State.SUCCEEDED, State.PAUSED)
         if state == State.PAUSED:
             assert not refused

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.builders import document, eventually
-from tests.conftest import fresh_settings, running, serving
+from tests.conftest import HASTY, fresh_settings, running, serving
 from worker.publisher import publishing
 
 LONG = {"training.num_steps": 400, "meta.num_iterations": 1000, "meta.evaluation_seeds": 1}
@@ -19,14 +19,7 @@ LONG = {"training.num_steps": 400, "meta.num_iterations": 1000, "meta.evaluation
 @pytest.fixture(scope="module")
 def settings(postgres, migrated, valkey):
     with fresh_settings(postgres, migrated, valkey) as settings:
-        yield settings.model_copy(
-            update={
-                "lease_seconds": 6.0,  # importing JAX may hold up the heartbeat for seconds
-                "heartbeat_seconds": 0.5,
-                "janitor_seconds": 0.3,
-                "republish_seconds": 1.0,
-            }
-        )
+        yield settings.model_copy(update=HASTY)
 
 
 @pytest.fixture(scope="module")
