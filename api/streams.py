@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from api.errors import Busy
 from api.schemas.records import EventRead
 from core.config import Settings
-from core.store import events
+from core.store import events, keys
 from core.store.events import News
 
 _PAGE = 100  # events read at a time
@@ -67,11 +67,13 @@ class Streams:
             if not self._open[job_id]:
                 del self._open[job_id]
 
-    async def news(self, job_id: UUID, position: int) -> News | None:
-        """What has happened to the job since; None once it is deleted."""
+    async def news(self, key_id: UUID, job_id: UUID, position: int) -> News | None:
+        """What has happened to the job since; None once it is deleted, or the key that asks is revoked."""
 
         def read() -> News | None:
             with self._sessions.begin() as session:
+                if not keys.in_force(session, key_id):
+                    return None
                 return events.news(session, job_id, after=position, limit=_PAGE)
 
         return await anyio.to_thread.run_sync(read, limiter=self._readers)
@@ -96,10 +98,10 @@ class Streams:
 
 
 class EventStream(EventSourceResponse):
-    """Events of one job, from the one after number `after` on, until its last."""
+    """Events of one job, from the one after number `after` on, until its last or until the key is revoked."""
 
-    def __init__(self, streams: Streams, job_id: UUID, after: int) -> None:
-        self._streams, self._job_id, self._after = streams, job_id, after
+    def __init__(self, streams: Streams, key_id: UUID, job_id: UUID, after: int) -> None:
+        self._streams, self._key_id, self._job_id, self._after = streams, key_id, job_id, after
         self._closing = anyio.Event()
         super().__init__(
             self._events(),
@@ -120,7 +122,7 @@ class EventStream(EventSourceResponse):
         while not self._closing.is_set():
             self._wake.clear()  # before reading, or what is committed meanwhile would be slept through
             try:
-                found = await self._streams.news(self._job_id, position)
+                found = await self._streams.news(self._key_id, self._job_id, position)
             except (OperationalError, InterfaceError, PoolTimeout) as outage:
                 log.warning(
                     "stream of job %s: the database is away: %s", self._job_id, str(outage).partition("\n")[0]

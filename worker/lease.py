@@ -80,6 +80,16 @@ class HeldLease:
             raise ShuttingDown
         self._guard.check()
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass, for something that is away. Raises as `check` does."""
+        self._stopping.wait(seconds)
+        self.check()
+
+    @property
+    def job_id(self) -> UUID:
+        """Of the job that is held."""
+        return self._lease.job_id
+
     @staticmethod
     def heed(wish: Wish) -> None:
         """Return if the job may go on.

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
 
-from api.deps import ProjectDep, SessionDep
+from api.deps import CallerDep, ProjectDep, SessionDep
 from api.errors import InvalidParameter
 from api.parameters import Absent
 from api.schemas.records import EventPage, EventRead
@@ -35,6 +35,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 def list_events(
     job_id: UUID,
     project: ProjectDep,
+    caller: CallerDep,
     session: SessionDep,
     request: Request,
     after: Annotated[int, Query(ge=0, lt=_NUMBERS, description="the last event already known")] = 0,
@@ -69,7 +70,7 @@ def list_events(
     if job.state in ENDED and position == job.last_event:
         return Response(status_code=204)  # has browsers reconnect no more
     streams: Streams = request.app.state.streams
-    return EventStream(streams, job.id, position)
+    return EventStream(streams, caller.key_id, job.id, position)
 
 
 def _wants_stream(accept: str) -> bool:

@@ -161,6 +161,12 @@ def caller(session: Session, key: str) -> Caller | None:
     return matches[0] if matches else None
 
 
+def in_force(session: Session, key_id: UUID) -> bool:
+    """Whether the key still speaks for its project."""
+    found = select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    return session.scalar(found) is not None
+
+
 def touch(session: Session, key_id: UUID) -> bool:
     """Note that a key is in use, to the minute; returns whether that was news. Waits for nobody."""
     stale = ApiKey.last_used_at.is_(None) | (

@@ -248,39 +248,47 @@ def reap(session: Session, max_attempts: int) -> int:
         .where(Job.state == State.RUNNING, Job.lease_expires_at < func.statement_timestamp())
         .with_for_update(skip_locked=True)
     )
-    return _take_back(session, Job.id.in_(overdue), max_attempts, WorkerLost(max_attempts))
-
-
-def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError) -> None:
-    """Take the job from the holder of the lease, whose process has died or is about to. As `reap`, but at once."""
-    if not _take_back(session, _held_by(lease), max_attempts, why):
-        raise Fenced(lease.job_id, lease.epoch)
-
-
-def _take_back(session: Session, which: ColumnElement[bool], max_attempts: int, why: CoreError) -> int:
-    lost = Job.attempts_without_progress >= max_attempts
-    error = literal(_error(why.code, str(why), why.details()), Job.error.type)
+    why = WorkerLost(max_attempts)
     rows = session.execute(
         update(Job)
-        .where(which)
-        .values(
-            state=case(
-                (Job.cancel_requested, State.CANCELLED),
-                (lost, State.FAILED),
-                (Job.pause_requested, State.PAUSED),
-                else_=State.QUEUED,
-            ),
-            pause_requested=False,
-            ended_at=case((Job.cancel_requested | lost, func.clock_timestamp())),
-            error=case((~Job.cancel_requested & lost, error)),
-            lease_expires_at=None,
-            published_at=func.clock_timestamp(),
-        )
+        .where(Job.id.in_(overdue))
+        .values(_taken_back(max_attempts, why))
         .returning(Job.id, Job.queue, Job.state)
     ).all()
     for row in rows:
-        _after_release(session, row.id, row, reason=why.code, code=why.code, message=str(why))
+        _after_loss(session, row.id, row, why)
     return len(rows)
+
+
+def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError) -> None:
+    """Take the job from the holder of the lease, whose process has died or is about to. As `reap`, but at once.
+
+    And its time on a device is known: nobody knows for how long a worker that fell silent went on.
+    """
+    row = _account(session, lease, **_taken_back(max_attempts, why))
+    _after_loss(session, lease.job_id, row, why)
+
+
+def _taken_back(max_attempts: int, why: CoreError) -> dict[str, Any]:
+    lost = Job.attempts_without_progress >= max_attempts
+    error = literal(_error(why.code, str(why), why.details()), Job.error.type)
+    return {
+        "state": case(
+            (Job.cancel_requested, State.CANCELLED),
+            (lost, State.FAILED),
+            (Job.pause_requested, State.PAUSED),
+            else_=State.QUEUED,
+        ),
+        "pause_requested": False,
+        "ended_at": case((Job.cancel_requested | lost, func.clock_timestamp())),
+        "error": case((~Job.cancel_requested & lost, error)),
+        "lease_expires_at": None,
+        "published_at": func.clock_timestamp(),
+    }
+
+
+def _after_loss(session: Session, job_id: UUID, row: Any, why: CoreError) -> None:
+    _after_release(session, job_id, row, reason=why.code, code=why.code, message=str(why))
 
 
 def _after_release(session: Session, job_id: UUID, row: Any, *, reason: str, **failure: str) -> None:

@@ -47,7 +47,9 @@ def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
         send(row.job_id, row.queue)
     ids = [row.job_id for row in rows]
     session.execute(delete(WakeUp).where(WakeUp.job_id.in_(ids)))
-    session.execute(update(Job).where(Job.id.in_(ids)).values(published_at=func.clock_timestamp()))
+    # one that another transaction is changing is published again at worst; to wait for it could be a deadlock
+    free = select(Job.id).where(Job.id.in_(ids)).with_for_update(skip_locked=True)
+    session.execute(update(Job).where(Job.id.in_(free)).values(published_at=func.clock_timestamp()))
     return len(ids)
 
 

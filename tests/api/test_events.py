@@ -345,3 +345,14 @@ def test_our_client_follows_a_job_to_its_end(client, sessions, job_id):
         live(sessions, job_id)
         assert heard.result(timeout=30) == page(client, job_id)["data"]
         assert [event["number"] for event in ours.events(str(job_id), after=5)] == [6, 7]
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(settings, client, sessions, job_id):
+    made = client.post("/v1/keys", json={"name": "reader", "scopes": ["read"]}).json()
+    with serving(settings, key=made["key"]) as reader, following(reader, job_id) as (_, events):
+        assert next(events)[1] == "created"
+        assert client.delete(f"/v1/keys/{made['id']}").status_code == 204
+        live(sessions, job_id)
+        assert list(events) == []
+    with following(client, job_id) as (_, events):  # the control
+        assert len(list(events)) == 7

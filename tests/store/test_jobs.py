@@ -2,12 +2,13 @@ import base64
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 
 from core.store import jobs, keys, leases
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
 from core.store.leases import Wish
 from core.store.models import Job, LearnedValue, State, WakeUp
+from core.store.outbox import publish
 from tests.builders import claim, create, create_in, read, record
 
 
@@ -266,3 +267,15 @@ def test_a_cursor_of_another_age_is_only_a_place(sessions, project, created_at):
 def test_a_cursor_of_ones_own_is_refused(sessions, project, cursor):
     with sessions() as session, pytest.raises(InvalidCursor):
         jobs.page(session, project, after=cursor)
+
+
+def test_publishing_waits_for_no_transaction_that_holds_a_job(sessions, project):
+    """Two that wait for each other's rows would be a deadlock."""
+    job_id = create(sessions, project)
+    sent = []
+    with sessions.begin() as holder:
+        jobs.cancel(holder, project, job_id)
+        with sessions.begin() as session:
+            session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            assert publish(session, lambda one, queue: sent.append(one)) == 1
+    assert sent == [job_id]

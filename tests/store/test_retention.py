@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from core.store import jobs, leases, retention
+from core.store import deliveries, jobs, leases, retention, webhooks
 from core.store.models import Base, State
 from tests.builders import claim, create, read, record
 
@@ -105,3 +105,18 @@ def test_while_one_sweeps_others_pass(sessions, ended):
         assert retention.sweep(session, DAYS) == 1
         assert sweep(sessions) == 0
     assert left(sessions) == set()
+
+
+def test_a_job_stays_until_its_webhook_is_told_or_given_up(sessions, project):
+    job_id = create(sessions, project)
+    with sessions.begin() as session:
+        webhooks.attach(session, job_id, "https://receiver.example/", "whsec_")
+    lease = claim(sessions, job_id)
+    with sessions.begin() as session:
+        leases.fail(session, lease, "code", "message", {})
+        session.execute(text(f"UPDATE jobs SET ended_at = ended_at - interval '{OLD} days'"))
+    assert sweep(sessions) == 0
+    with sessions.begin() as session:
+        due = deliveries.claim(session, 60.0)
+        deliveries.failed(session, due, "gone", None)
+    assert sweep(sessions) == 1

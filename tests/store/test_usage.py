@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select, text, update
 
+from core.errors import Stalled
 from core.store import leases, quotas
 from core.store.errors import Fenced, QuotaExceeded
 from core.store.models import Job, Usage
@@ -33,6 +34,7 @@ def usage(sessions, project):
 ENDS = {
     "renew": lambda s, lease: leases.renew(s, lease, 60.0),
     "give back": leases.give_back,
+    "lose": lambda s, lease: leases.lose(s, lease, 3, Stalled(1)),
     "cancelled": leases.cancelled,
     "fail": lambda s, lease: leases.fail(s, lease, "x", "x", {}),
     "succeed": lambda s, lease: leases.succeed(
