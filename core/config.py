@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -143,3 +144,35 @@ class Settings(BaseSettings):
 def get_settings() -> Settings:
     """The process's settings, read once."""
     return Settings()
+
+
+def _page() -> str:
+    """All settings as a page of Markdown."""
+    rows = [
+        f"| `RETROGRAD_{name.upper()}` | {_shown(field.get_default())} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(
+        (
+            "# Settings",
+            "",
+            "Read from the environment by API, worker and janitor alike; each takes what it needs. In a deployment by",
+            "`docker-compose.yml`, write those that it does not name into `retrograd.env` beside it, one a line.",
+            "",
+            "| setting | default | what it is |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            "Made by `python -m core.config`.",
+        )
+    )
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    return "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_page() + "\n")

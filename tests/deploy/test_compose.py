@@ -78,6 +78,16 @@ def test_no_secret_stands_in_the_file_and_none_has_a_default():
             interpolate(SERVICES, partial)
 
 
+def test_every_setting_reaches_our_containers_and_stands_in_the_docs():
+    for name in OURS:
+        assert SERVICES[name]["env_file"] == [{"path": "retrograd.env", "required": False}], name
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    written = subprocess.run(
+        [sys.executable, "-m", "core.config"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert page == written.stdout, "run: python -m core.config > docs/reference/settings.md"
+
+
 def test_only_the_api_is_published_on_loopback_unless_told_otherwise():
     services = interpolate(SERVICES, ENVIRONMENT)
     assert [name for name, service in services.items() if "ports" in service] == ["api"]
