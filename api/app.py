@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
         app.state.parsing = CapacityLimiter(datasets.PARSED_AT_ONCE)
+        app.state.uploading = CapacityLimiter(datasets.TAKEN_AT_ONCE)
         yield
         app.state.planner.close()
         await app.state.streams.close()

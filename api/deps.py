@@ -99,7 +99,7 @@ def _caller(request: Request, session: SessionDep, bearer: BearerDep) -> Caller:
     state.strangers.admit(address, key)
     caller = keys.caller(session, key)
     if caller is None:
-        state.strangers.count(address)
+        state.strangers.count(address, key)
         raise Unauthorized
     state.strangers.trust(key)
     state.last_used.note(caller.key_id)

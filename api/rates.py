@@ -106,8 +106,9 @@ class Strangers:
         if not self._windows.test(self._limit, _home(address)):
             raise _limited(self._windows, self._limit, "strangers", _home(address))
 
-    def count(self, address: str) -> None:
-        """Count a request whose key was no good."""
+    def count(self, address: str, key: str) -> None:
+        """Count a request whose key was no good; it is trusted no more if it was."""
+        self._trusted.discard(keys.digest(key))
         if self._limit is not None:
             self._windows.hit(self._limit, _home(address))
 

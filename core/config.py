@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(45.0, gt=0, description="a worker silent for this long has lost its job")
     heartbeat_seconds: float = Field(10.0, gt=0, description="between renewals of a lease")
     max_attempts: int = Field(3, gt=0, description="attempts without progress before a job is failed")
+    retry_seconds: float = Field(
+        20.0, ge=0, description="before a job is tried again whose worker failed in a way that nobody foresaw"
+    )
     job_memory_bytes: int | None = Field(
         None,
         gt=0,

@@ -159,6 +159,12 @@ class Stalled(CoreError):  # noqa: N818
         return {"limit": self._seconds}
 
 
+class InternalError(CoreError):
+    """What nobody foresaw: an error of ours, or of the machine."""
+
+    code = "internal_error"
+
+
 class UnknownDataset(CoreError):  # noqa: N818
     """No data set of this name is installed."""
 

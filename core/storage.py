@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import fsspec
@@ -151,29 +151,36 @@ class Storage:
         remote, path = self._path(sha256), self._cache / sha256
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            with path.open("rb") as copy:
-                sound = _digest(copy) == sha256
-            if sound:
-                path.touch()
-                return path.open("rb")
-        with tempfile.NamedTemporaryFile(dir=self._cache, delete=False) as copy:
-            try:
-                with self._fs.open(remote, "rb") as source:
-                    shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-                Path(copy.name).replace(path)
-            except BaseException:
-                Path(copy.name).unlink(missing_ok=True)
-                raise
-        file = path.open("rb")
+            copy = path.open("rb")  # and never again by its name: another worker may make room meanwhile
+            if _digest(copy) == sha256:
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(path)
+                return copy
+            copy.close()
+        made = tempfile.NamedTemporaryFile(dir=self._cache, prefix=_UNFINISHED, delete=False)  # noqa: SIM115 - returned
+        try:
+            with self._fs.open(remote, "rb") as source:
+                shutil.copyfileobj(source, made, _CHUNK_BYTES)
+            made.flush()
+            Path(made.name).replace(path)
+        except BaseException:
+            made.close()
+            Path(made.name).unlink(missing_ok=True)
+            raise
         self._make_room(path)
-        return file
+        return cast(BinaryIO, made.file)
 
     def _make_room(self, newest: Path) -> None:
+        copies = []
+        for path in self._cache.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another worker makes room too
+                if _SHA256.fullmatch(path.name):
+                    info = path.stat()
+                    copies.append((path != newest, -info.st_mtime, info.st_size, path))
         left = self._cache_bytes
-        by_use = sorted(self._cache.iterdir(), key=lambda path: (path != newest, -path.stat().st_mtime))
-        for path in by_use:
-            left -= path.stat().st_size
-            if left < 0 and path != newest:
+        for is_older, _, size, path in sorted(copies):
+            left -= size
+            if left < 0 and is_older:
                 path.unlink(missing_ok=True)
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import psycopg
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
@@ -25,6 +28,9 @@ from worker.collector import Collector
 from worker.publisher import publishing
 from worker.sender import Sender
 from worker.webhooks import Deliverer
+
+_DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout, psycopg.Error)
+_BEATS_TO_COME_BACK = 2
 
 log = logging.getLogger("worker.janitor")
 
@@ -38,6 +44,11 @@ class Janitor:
         self._failing: dict[
             str, str
         ] = {}  # reasons by duty, so that an outage is logged once and not every second
+        self._reap_from = 0.0
+
+    def let_workers_come_back(self) -> None:
+        """Take no job from a worker for a while: those that work could not renew their leases either."""
+        self._reap_from = time.monotonic() + _BEATS_TO_COME_BACK * self._settings.heartbeat_seconds
 
     def round(self) -> None:
         """Do every duty once. One that fails is logged and comes again; the others are done all the same."""
@@ -45,7 +56,9 @@ class Janitor:
             self.survive(duty)
 
     def reap(self) -> None:
-        """Take jobs from workers that no longer renew their lease."""
+        """Take jobs from workers that no longer renew their lease, though they could."""
+        if time.monotonic() < self._reap_from:
+            return
         with self._sessions.begin() as session:
             if lost := leases.reap(session, self._settings.max_attempts):
                 log.warning("%d jobs lost their worker", lost)
@@ -90,12 +103,12 @@ class Janitor:
             idempotency.forget(session)
 
     def retain(self) -> None:
-        """Delete what ended long ago, if the settings say when."""
-        days, deleted = self._settings.retention_days, 1
-        while days is not None and deleted:
-            with self._sessions.begin() as session:
-                if deleted := retention.sweep(session, days):
-                    log.info("%d jobs deleted that ended more than %g days ago", deleted, days)
+        """Delete some of what ended long ago, if the settings say when; the other duties do not wait for all of it."""
+        if (days := self._settings.retention_days) is None:
+            return
+        with self._sessions.begin() as session:
+            if deleted := retention.sweep(session, days):
+                log.info("%d jobs deleted that ended more than %g days ago", deleted, days)
 
     def survive(self, duty: Callable[[], None]) -> None:
         """Do a duty; log what it raises."""
@@ -108,6 +121,8 @@ class Janitor:
 
     def failed(self, what: str, error: Exception) -> None:
         """Log a failure, but not the same one twice in a row: an outage would fill the log."""
+        if isinstance(error, _DATABASE_AWAY):
+            self.let_workers_come_back()
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if self._failing.get(what) != reason:
             log.warning("%s failed, trying again: %s", what, reason)
@@ -128,6 +143,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     sessions = open_store(settings.database_url, application="retrograd janitor")
     janitor = Janitor(sessions, settings)
+    janitor.let_workers_come_back()  # it may be the end of an outage that has this process start
     deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
     arguments = (settings.janitor_seconds, janitor.survive)
     threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
-from core.errors import CoreError, Stalled
+from core.errors import CoreError, InternalError, Stalled, StorageUnavailable, UnknownDataset
 from core.store import leases
 from core.store.errors import Fenced
 from core.store.leases import Lease, Wish
@@ -44,6 +44,12 @@ class ShuttingDown(Exception):  # noqa: N818
     """The worker is to end; its job goes back to the queue."""
 
 
+FORESEEN = (CoreError, Cancelled, Paused, ShuttingDown, OperationalError, InterfaceError)
+"""Errors that say nothing of the process in which they are raised."""
+
+_OF_THIS_WORKER = (StorageUnavailable, UnknownDataset)  # another may have what this one lacks
+
+
 class HeldLease:
     """A lease that is renewed until `release`."""
 
@@ -53,15 +59,18 @@ class HeldLease:
         lease: Lease,
         settings: Settings,
         stopping: threading.Event,
-        seconds_before: float = 0.0,
     ) -> None:
         self._sessions, self._lease, self._settings, self._stopping = sessions, lease, settings, stopping
         self._fenced, self._wish = False, Wish.GO_ON
         self._renewed_at = time.monotonic()
         self._released = threading.Event()
+        self._guard = Guard(settings, lease.seconds_before, self._give_up)
         self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat {lease.job_id}", daemon=True)
-        self._heartbeat.start()
-        self._guard = Guard(settings, seconds_before, self._give_up)
+        try:
+            self._heartbeat.start()
+        except RuntimeError:  # no more threads: nobody would renew the lease
+            self._guard.stop()
+            raise
 
     def check(self) -> None:
         """Return while work may go on. Cheap: the numerics call it between jitted segments.
@@ -131,6 +140,10 @@ class HeldLease:
                 )
                 self._stopping.wait(_RETRY_SECONDS)
 
+    def lose(self, why: CoreError) -> None:
+        """Have another worker try, a while later; fail the job if that was its last attempt."""
+        self.run(leases.lose, self._settings.max_attempts, why, self._settings.retry_seconds)
+
     def release(self) -> None:
         """Stop renewing."""
         self._released.set()
@@ -143,7 +156,7 @@ class HeldLease:
         Another process takes its place. The job is failed; one that stalled is queued again, as its worker may be why.
         """
         log.error("job %s: this process ends: %s", self._lease.job_id, error)
-        last = threading.Timer(_LAST_WORDS_SECONDS, _end_process)  # memory does not wait for a slow database
+        last = threading.Timer(_LAST_WORDS_SECONDS, end_process)  # memory does not wait for a slow database
         last.daemon = True
         last.start()
         try:
@@ -157,7 +170,7 @@ class HeldLease:
         if self._released.is_set():  # it came to its end by itself meanwhile
             last.cancel()
         else:
-            _end_process()
+            end_process()
 
     def _beat(self) -> None:
         interval = self._settings.heartbeat_seconds
@@ -182,6 +195,8 @@ def leased(
     """Hold a job for the time of the block, which must end it; None when there is nothing to hold.
 
     What the block raises decides how the job goes on: cancelled, paused, back in the queue, or failed with the error.
+    An error that nobody foresaw is raised again once the job is back in the queue: this process may be sick, from a
+    device that is lost for one, and would spoil job after job.
     """
     with sessions.begin() as session:
         lease = leases.claim(session, job_id, settings.lease_seconds, settings.quotas)
@@ -189,16 +204,14 @@ def leased(
         yield None
         return
     log.info("job %s: attempt %d", job_id, lease.attempt)
-    with sessions() as session:
-        seconds_before = leases.device_seconds(session, lease)
     postmortem.note(lease)
-    held = HeldLease(sessions, lease, settings, stopping, seconds_before)
+    held = HeldLease(sessions, lease, settings, stopping)
     try:
         yield held
         log.info("job %s: succeeded", job_id)
     except BaseException as error:
         _end(held, job_id, error)
-        if not isinstance(error, Exception):  # the process itself is to end
+        if not isinstance(explained(error), FORESEEN):  # the process itself is to end
             raise
     finally:
         held.release()
@@ -224,16 +237,20 @@ def _write_end(held: HeldLease, job_id: UUID, error: BaseException) -> None:
         case Paused() | ShuttingDown() | KeyboardInterrupt() | SystemExit():
             log.info("job %s: given back", job_id)
             held.run(leases.give_back)
+        case CoreError() as known if isinstance(known, _OF_THIS_WORKER):
+            log.warning("job %s: another worker may try: %s", job_id, known)
+            held.lose(known)
         case CoreError() as known:
             log.info("job %s: failed: %s", job_id, known)
             held.run(leases.fail, known.code, str(known), known.details())
         case _:
             log.error("job %s: failed", job_id, exc_info=error)
-            held.run(leases.fail, "internal_error", f"{type(error).__name__}: {_first_line(error)}", {})
+            held.lose(InternalError(f"{type(error).__name__}: {_first_line(error)}"))
 
 
-def _end_process() -> None:
-    os._exit(os.EX_SOFTWARE)  # of this thread alone, `sys.exit` would be
+def end_process() -> None:
+    """At once; of one thread alone, `sys.exit` would be the end."""
+    os._exit(os.EX_SOFTWARE)
 
 
 def _first_line(error: BaseException) -> str:

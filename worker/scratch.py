@@ -5,6 +5,7 @@ A job that is given back, lost or failed leaves its folder, as it may go on here
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -39,5 +40,6 @@ def remove(folder: Path | None) -> None:
 def _sweep(scratch: Path) -> None:
     oldest = time.time() - _DAYS_UNTOUCHED * 86400
     for folder in scratch.glob("*-*-*-*-*"):
-        if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its owner is at work there
+            if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < oldest:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from core.store.leases import Lease
 from core.store.session import open_store
 from worker import scratch, tidy
 from worker.app import RUN_JOB, app
-from worker.lease import HeldLease, leased
+from worker.lease import HeldLease, end_process, leased
 from worker.signals import stopping
 from worker.uploads import fetched
 
@@ -34,9 +34,12 @@ def run_job(job_id: str) -> None:
     if stopping.is_set():
         return
     settings = get_settings()
-    with leased(_sessions(), UUID(job_id), settings, stopping) as lease:
-        if lease is not None:
-            learn(lease, UUID(job_id), settings.scratch)
+    try:
+        with leased(_sessions(), UUID(job_id), settings, stopping) as lease:
+            if lease is not None:
+                learn(lease, UUID(job_id), settings.scratch)
+    except Exception:  # its job is back in the queue; nobody knows what this process is worth, and another comes
+        end_process()
     tidy.tidy(settings.worker_memory_bytes)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -20,8 +21,9 @@ from core.store.deliveries import Due
 from worker.sender import Answer, Unsent
 
 ATTEMPTS = 10
-AT_ONCE = 8
-AT_ONCE_TO_ONE = 2  # of those, so that one receiver that hangs does not hold up others
+AT_ONCE = 16
+AT_ONCE_OF_ONE = 8  # project
+AT_ONCE_TO_ONE = 2  # receiver: one that hangs, on many ports or not, must not hold up others
 TAKEN_SECONDS = 120.0  # more than an attempt takes, slow name servers included
 
 _FIRST_SECONDS, _GROWTH, _MOST_SECONDS = 20.0, 3.0, 8 * 3600.0
@@ -56,6 +58,7 @@ class Deliverer:
     def __init__(self, sessions: sessionmaker[Session], send: Callable[[Due], Answer]) -> None:
         self._sessions, self._send = sessions, send
         self._busy: Counter[str] = Counter()  # attempts under way, by whom they go to
+        self._of: Counter[UUID] = Counter()  # the same, by project
         self._changed = threading.Condition()
         self._ended = 0  # attempts
         self._stopping = False
@@ -93,9 +96,10 @@ class Deliverer:
             with self._changed:
                 if self._busy.total() >= AT_ONCE:
                     return
-                crowded = [authority for authority, number in self._busy.items() if number >= AT_ONCE_TO_ONE]
+                authorities = [authority for authority, number in self._busy.items() if number >= AT_ONCE_TO_ONE]
+                projects = [project for project, number in self._of.items() if number >= AT_ONCE_OF_ONE]
             with self._sessions.begin() as session:
-                due = deliveries.claim(session, TAKEN_SECONDS, passing_over=crowded)
+                due = deliveries.claim(session, TAKEN_SECONDS, authorities=authorities, projects=projects)
             if due is None:
                 return
             self._begin(due)
@@ -103,6 +107,7 @@ class Deliverer:
     def _begin(self, due: Due) -> None:
         with self._changed:
             self._busy[due.authority] += 1
+            self._of[due.project_id] += 1
         # a daemon: a receiver that hangs must not keep the process from ending
         thread = threading.Thread(target=self._attempt, args=[due], name=f"webhook {due.id}", daemon=True)
         try:
@@ -114,7 +119,9 @@ class Deliverer:
     def _end(self, due: Due) -> None:
         with self._changed:
             self._busy[due.authority] -= 1
+            self._of[due.project_id] -= 1
             self._busy += Counter()  # forgets those at 0
+            self._of += Counter()
             self._ended += 1
             self._changed.notify_all()
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, BinaryIO
 from uuid import UUID
 
-from anyio import to_thread
+from anyio import CapacityLimiter, WouldBlock, to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.datastructures import FormData, UploadFile
 
 from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
-from api.errors import UnsupportedMediaType
+from api.errors import Busy, UnsupportedMediaType
 from api.parameters import Absent
 from api.schemas.datasets import DatasetPage, DatasetRead
 from core import uploads
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 PARSED_AT_ONCE = 2
 """Uploads that are checked at the same time; others wait."""
+
+TAKEN_AT_ONCE = 16
+"""Uploads on their way at the same time."""
 
 _MAX_NAME = 200
 _TEXTS, _FILES = ("name", "kind"), ("file", "images", "labels")
@@ -73,7 +78,10 @@ async def upload(request: Request, project: SenderDep, settings: SettingsDep, re
     storage = _storage(request)
     _multipart_only(request)
     try:
-        async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
+        async with (
+            _place(request.app.state.uploading),
+            request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form,
+        ):
             name, kind, files = _sent(form)
             keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files, settings.quotas)
             limiter = request.app.state.parsing
@@ -117,6 +125,19 @@ def _storage(request: Request) -> Storage:
     return storage
 
 
+@asynccontextmanager
+async def _place(limiter: CapacityLimiter) -> AsyncIterator[None]:
+    """One of the uploads that are taken at the same time: each holds as many bytes as one may have."""
+    try:
+        limiter.acquire_nowait()
+    except WouldBlock as error:
+        raise Busy("too many uploads at once") from error
+    try:
+        yield
+    finally:
+        limiter.release()
+
+
 def _multipart_only(request: Request) -> None:
     given = request.headers.get("content-type", "").lower()
     kind, _, parameters = given.partition(";")
@@ -156,11 +177,13 @@ def _keep(
     with tempfile.TemporaryFile() as file:
         found = uploads.normalise(files, kind, file, max_bytes)
         with sessions.begin() as session:
+            limits = quotas.of(session, project, defaults)
+            if not datasets.is_there(session, project, name, found.sha256):
+                quotas.check_room(session, project, limits, found.size)
             datasets.expect(session, found.sha256, found.size)
         storage.put(file, found.sha256)
     with sessions.begin() as session:
         stored, is_new = datasets.add(session, project, name, found.sha256, found.summary)
         if is_new:
-            limits = quotas.of(session, project, defaults)
             quotas.check(session, project, limits, added_bytes=stored.size)
         return stored, is_new

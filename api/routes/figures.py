@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from api.errors import Busy
 from api.schemas.records import FigureList, FigureSummary
 from core.spec import JobSpec
 from core.store import iterations, jobs, learned, measured, trials
+from core.store.errors import NothingLearned, Pruned
 from core.store.models import Job
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> Figu
     """What can be drawn of the job as far as it has come."""
     from core import figures  # Matplotlib takes half a second to import; only where figures are asked for
 
-    data = _data(session, jobs.get(session, project, job_id))
+    with _place():
+        names = figures.names(_data(session, jobs.get(session, project, job_id)))
     return FigureList(
         data=[
             FigureSummary(
@@ -40,7 +44,7 @@ def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> Figu
                 png=f"/v1/jobs/{job_id}/figures/{name}.png",
                 svg=f"/v1/jobs/{job_id}/figures/{name}.svg",
             )
-            for name in figures.names(data)
+            for name in names
         ]
     )
 
@@ -61,12 +65,18 @@ def draw_figure(
     """A figure of the job's results so far."""
     from core import figures
 
-    if not _places.acquire(blocking=False):
-        raise Busy("too many figures are being drawn")
-    try:
+    with _place():
         data = _data(session, jobs.get(session, project, job_id))
         session.commit()  # drawing takes seconds, and needs no database
         return Response(figures.draw(data, name, form), media_type=_MEDIA[form])
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    if not _places.acquire(blocking=False):
+        raise Busy("too many figures are being drawn")
+    try:
+        yield
     finally:
         _places.release()
 
@@ -74,12 +84,12 @@ def draw_figure(
 def _data(session: Session, job: Job) -> JobData:
     from core.figures.data import OVER_TIME, JobData, Row
 
-    session.refresh(job, with_for_update={"read": True})  # else its worker may move on, and prune, meanwhile
     spec = JobSpec.model_validate(job.spec)
     groups, layouts = jobs.layouts_for(job)
     values = learned.values_over_time(session, job.id, OVER_TIME)
-    if job.best_iteration is not None:
-        values[job.best_iteration] = learned.values_at(session, job.id, job.best_iteration)
+    with suppress(NothingLearned, Pruned):
+        best = learned.read(session, job, "best")
+        values[best.iteration] = best.values
     rows = tuple(
         Row(
             row.iteration,

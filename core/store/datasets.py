@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import exists, func, select, tuple_
+from sqlalchemy import exists, func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from core.datasets import DatasetInfo, info_of
 from core.errors import InvalidSpec, StorageUnavailable
 from core.spec import JobSpec
 from core.store import cursors
-from core.store.errors import DatasetInUse, UnknownUpload
+from core.store.errors import DatasetInUse, InvalidCursor, UnknownUpload
 from core.store.leases import Lease
 from core.store.models import UNENDED, Blob, Dataset, Job
 
@@ -51,6 +51,12 @@ def expect(session: Session, sha256: str, size: int) -> None:
     )
 
 
+def is_there(session: Session, project_id: UUID, name: str, sha256: str) -> bool:
+    """Whether the project has these data under this name."""
+    same = exists().where(Dataset.project_id == project_id, Dataset.sha256 == sha256, Dataset.name == name)
+    return bool(session.scalar(select(same)))
+
+
 def add(
     session: Session, project_id: UUID, name: str, sha256: str, summary: dict[str, Any]
 ) -> tuple[Stored, bool]:
@@ -64,9 +70,10 @@ def add(
         raise StorageUnavailable("the data took too long to store and were removed again; send them again")
     dataset_id = f"ds_{secrets.token_hex(12)}"
     row = {"id": dataset_id, "project_id": project_id, "name": name, "sha256": sha256, "summary": summary}
-    session.execute(insert(Dataset).values(row).on_conflict_do_nothing())
-    same = (Dataset.project_id == project_id, Dataset.sha256 == sha256, Dataset.name == name)
-    dataset = session.scalars(select(Dataset).where(*same)).one()
+    same = [Dataset.project_id, Dataset.sha256, Dataset.name]
+    # an update that changes nothing also locks the row that is there: it cannot be deleted before it is read
+    upsert = insert(Dataset).values(row).on_conflict_do_update(index_elements=same, set_={"name": name})
+    dataset = session.scalars(upsert.returning(Dataset)).one()
     return Stored(dataset, size), dataset.id == dataset_id
 
 
@@ -89,6 +96,8 @@ def page(session: Session, project_id: UUID, *, after: str | None = None, limit:
     query = query.where(Dataset.project_id == project_id)
     if after is not None:
         created_at, dataset_id = cursors.decode(after)
+        if "\0" in dataset_id:  # no text of Postgres
+            raise InvalidCursor
         query = query.where(tuple_(Dataset.created_at, Dataset.id) < tuple_(created_at, dataset_id))
     query = query.order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(limit + 1)
     found = [Stored(row.Dataset, row.size) for row in session.execute(query)]
@@ -151,6 +160,9 @@ def collect(session: Session, delete_bytes: Callable[[str], None], unused_second
 
     A job that has not ended keeps its data set, and so its blob.
     """
+    # a storage may take its time, and the row's lock must not be lost meanwhile: the same bytes could be stored again,
+    # and deleted afterwards
+    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     since = func.clock_timestamp() - timedelta(seconds=unused_seconds)
     unused = ~exists().where(Dataset.sha256 == Blob.sha256)
     query = select(Blob).where(Blob.created_at < since, unused).order_by(Blob.created_at).limit(1)

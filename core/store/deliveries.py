@@ -26,6 +26,7 @@ class Due(NamedTuple):
 
     id: UUID
     job_id: UUID
+    project_id: UUID
     url: str
     secret: str
     payload: str
@@ -44,13 +45,23 @@ def newest(session: Session, job_id: UUID, limit: int) -> Sequence[Delivery]:
     return session.scalars(query.order_by(Delivery.created_at.desc(), Delivery.id).limit(limit)).all()
 
 
-def claim(session: Session, seconds: float, *, passing_over: Collection[str] = ()) -> Due | None:
-    """Take what has been due longest for `seconds`, but for these authorities; None when nothing is due."""
+def claim(
+    session: Session, seconds: float, *, authorities: Collection[str] = (), projects: Collection[UUID] = ()
+) -> Due | None:
+    """Take what has been due longest for `seconds`; None when nothing is.
+
+    Passes over what goes to these authorities, and what belongs to these projects.
+    """
     row = session.execute(
-        select(Delivery.id, Delivery.job_id, Webhook.url, Webhook.secret, Delivery.payload)
+        select(Delivery.id, Delivery.job_id, Job.project_id, Webhook.url, Webhook.secret, Delivery.payload)
         .join(Webhook, Webhook.job_id == Delivery.job_id)
+        .join(Job, Job.id == Delivery.job_id)
         # not the clock's own time, which is another in every row: no index could be searched for it
-        .where(Delivery.next_attempt_at <= func.statement_timestamp(), _AUTHORITY.not_in(passing_over))
+        .where(
+            Delivery.next_attempt_at <= func.statement_timestamp(),
+            _AUTHORITY.not_in(authorities),
+            Job.project_id.not_in(projects),
+        )
         .order_by(Delivery.next_attempt_at)
         .limit(1)
         .with_for_update(of=Delivery, skip_locked=True)

@@ -15,6 +15,8 @@ from core.store.arrays import decode, encode
 from core.store.errors import NothingLearned, Pruned, UnknownIteration
 from core.store.models import Job, LearnedValue, OptimizerLeaf, SavedCheckpoint
 
+_LOOKS = 3
+
 Which = Literal["best", "last"] | int
 
 
@@ -33,18 +35,19 @@ def read(session: Session, job: Job, which: Which) -> Learned:
         UnknownIteration: the job has not come that far.
         Pruned: it has, but those values were not kept.
     """
-    session.refresh(job, with_for_update={"read": True})  # else its worker may move on, and prune, meanwhile
-    named = {"best": job.best_iteration, "last": job.meta_iteration or None}
-    iteration = named[which] if isinstance(which, str) else which
-    if iteration is None:
-        raise NothingLearned(job.state)
-    if not 0 <= iteration <= job.meta_iteration:
-        raise UnknownIteration(iteration, job.meta_iteration)
-    values = values_at(session, job.id, iteration)
-    if not values:
-        kept = kept_iterations(session, job.id)
-        raise Pruned(iteration, kept) if kept else NothingLearned(job.state)
-    return Learned(iteration, values)
+    for _ in range(_LOOKS):
+        session.refresh(job)
+        named = {"best": job.best_iteration, "last": job.meta_iteration or None}
+        iteration = named[which] if isinstance(which, str) else which
+        if iteration is None:
+            raise NothingLearned(job.state)
+        if not 0 <= iteration <= job.meta_iteration:
+            raise UnknownIteration(iteration, job.meta_iteration)
+        if values := values_at(session, job.id, iteration):
+            return Learned(iteration, values)
+        # its worker may have moved on meanwhile, and pruned. It is not kept from that: readers could starve it
+    kept = kept_iterations(session, job.id)
+    raise Pruned(iteration, kept) if kept else NothingLearned(job.state)
 
 
 def values_at(session: Session, job_id: UUID, iteration: int) -> Values:
@@ -72,11 +75,14 @@ def kept_iterations(session: Session, job_id: UUID) -> list[int]:
     return sorted(session.scalars(query))
 
 
-def save_values(session: Session, job_id: UUID, iteration: int, values: Values) -> None:
-    """Keep values; a second time changes nothing."""
+def save_values(session: Session, job_id: UUID, iteration: int, values: Values) -> bool:
+    """Keep values; a second time changes nothing. Returns whether any was new."""
+    new = False
     for name, array in values.items():
         row = {"job_id": job_id, "iteration": iteration, "name": name, **encode(array)}
-        session.execute(insert(LearnedValue).values(row).on_conflict_do_nothing())
+        statement = insert(LearnedValue).values(row).on_conflict_do_nothing().returning(LearnedValue.name)
+        new |= session.scalar(statement) is not None
+    return new
 
 
 def prune(session: Session, job_id: UUID, keep: set[int]) -> None:

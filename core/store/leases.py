@@ -42,6 +42,7 @@ class Lease:
     job_id: UUID
     epoch: int
     attempt: int
+    seconds_before: float = 0.0  # on devices, in earlier attempts
 
 
 class Wish(Enum):
@@ -84,12 +85,12 @@ def claim(session: Session, job_id: UUID, seconds: float, defaults: Quotas | Non
             started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
             accounted_at=func.clock_timestamp(),
         )
-        .returning(Job.lease_epoch, Job.attempt)
+        .returning(Job.lease_epoch, Job.attempt, Job.device_seconds)
     ).one_or_none()
     if row is None:
         return None
     events.record(session, job_id, Kind.STARTED, attempt=row.attempt)
-    return Lease(job_id, row.lease_epoch, row.attempt)
+    return Lease(job_id, row.lease_epoch, row.attempt, row.device_seconds)
 
 
 def _may_run(session: Session, job_id: UUID, defaults: Quotas) -> bool:
@@ -111,11 +112,6 @@ def renew(session: Session, lease: Lease, seconds: float) -> Wish:
     """Hold the job for `seconds` more; returns what its owner wants."""
     until = func.clock_timestamp() + timedelta(seconds=seconds)
     return _wish(_account(session, lease, lease_expires_at=until))
-
-
-def device_seconds(session: Session, lease: Lease) -> float:
-    """That the job has taken so far, in all its attempts."""
-    return session.execute(select(Job.device_seconds).where(Job.id == lease.job_id)).scalar_one()
 
 
 def work(session: Session, lease: Lease) -> Work:
@@ -146,8 +142,8 @@ def save_start(
         device=None if device is None else str(device),
         last_progress_at=func.clock_timestamp(),
     )
-    learned.save_values(session, lease.job_id, 0, values)
-    events.record(session, lease.job_id, Kind.BEGUN, device=device)
+    if learned.save_values(session, lease.job_id, 0, values):  # not again, when a commit's answer was lost
+        events.record(session, lease.job_id, Kind.BEGUN, device=device)
 
 
 def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
@@ -196,6 +192,7 @@ def succeed(
     provenance: dict[str, Any],
 ) -> None:
     """End the job with its result: which iteration is best, the losses that show it, and what was measured beside."""
+    measured.save(session, lease.job_id, arrays)  # first: the end locks a row that all of the project's jobs share
     _end(
         session,
         lease,
@@ -204,7 +201,6 @@ def succeed(
         losses=_all_as_json(evaluations),
         provenance=as_json(provenance),
     )
-    measured.save(session, lease.job_id, arrays)
     events.record(session, lease.job_id, Kind.SUCCEEDED)
 
 
@@ -260,16 +256,17 @@ def reap(session: Session, max_attempts: int) -> int:
     return len(rows)
 
 
-def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError) -> None:
+def lose(session: Session, lease: Lease, max_attempts: int, why: CoreError, delay: float = 0.0) -> None:
     """Take the job from the holder of the lease, whose process has died or is about to. As `reap`, but at once.
 
-    And its time on a device is known: nobody knows for how long a worker that fell silent went on.
+    And its time on a device is known: nobody knows for how long a worker that fell silent went on. Another worker is
+    woken after `delay` seconds.
     """
-    row = _account(session, lease, **_taken_back(max_attempts, why))
-    _after_loss(session, lease.job_id, row, why)
+    row = _account(session, lease, **_taken_back(max_attempts, why, delay))
+    _after_loss(session, lease.job_id, row, why, delay)
 
 
-def _taken_back(max_attempts: int, why: CoreError) -> dict[str, Any]:
+def _taken_back(max_attempts: int, why: CoreError, delay: float = 0.0) -> dict[str, Any]:
     lost = Job.attempts_without_progress >= max_attempts
     error = literal(_error(why.code, str(why), why.details()), Job.error.type)
     return {
@@ -283,19 +280,21 @@ def _taken_back(max_attempts: int, why: CoreError) -> dict[str, Any]:
         "ended_at": case((Job.cancel_requested | lost, func.clock_timestamp())),
         "error": case((~Job.cancel_requested & lost, error)),
         "lease_expires_at": None,
-        "published_at": func.clock_timestamp(),
+        "published_at": func.clock_timestamp() + timedelta(seconds=delay),
     }
 
 
-def _after_loss(session: Session, job_id: UUID, row: Any, why: CoreError) -> None:
-    _after_release(session, job_id, row, reason=why.code, code=why.code, message=str(why))
+def _after_loss(session: Session, job_id: UUID, row: Any, why: CoreError, delay: float = 0.0) -> None:
+    _after_release(session, job_id, row, reason=why.code, delay=delay, code=why.code, message=str(why))
 
 
-def _after_release(session: Session, job_id: UUID, row: Any, *, reason: str, **failure: str) -> None:
+def _after_release(
+    session: Session, job_id: UUID, row: Any, *, reason: str, delay: float = 0.0, **failure: str
+) -> None:
     """Tell how a job left its worker, and wake another if it is queued."""
     match row.state:
         case State.QUEUED:
-            outbox.add(session, job_id, row.queue)
+            outbox.add(session, job_id, row.queue, delay)
             events.record(session, job_id, Kind.REQUEUED, reason=reason)
         case State.FAILED:
             events.record(session, job_id, Kind.FAILED, **failure)

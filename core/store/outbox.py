@@ -17,18 +17,20 @@ from core.store.session import conninfo
 
 _CHANNEL = "retrograd_outbox"
 _BATCH = 100
+_DUE = WakeUp.created_at <= func.statement_timestamp()
 _WAITING = (Job.state == State.QUEUED, ~Job.held)  # for a worker, and not for its project's quotas
 
 
-def add(session: Session, job_id: UUID, queue: str) -> None:
-    """Have the job's workers woken once this transaction commits."""
-    statement = insert(WakeUp).values(job_id=job_id, queue=queue).on_conflict_do_nothing()
+def add(session: Session, job_id: UUID, queue: str, delay: float = 0.0) -> None:
+    """Have the job's workers woken once this transaction commits, or `delay` seconds later."""
+    due = func.clock_timestamp() + timedelta(seconds=delay)
+    statement = insert(WakeUp).values(job_id=job_id, queue=queue, created_at=due).on_conflict_do_nothing()
     session.execute(statement.returning(func.pg_notify(_CHANNEL, "")))
 
 
 def is_empty(session: Session) -> bool:
-    """Whether there is nothing to publish."""
-    return not session.execute(select(exists().select_from(WakeUp))).scalar_one()
+    """Whether there is nothing to publish yet."""
+    return not session.execute(select(exists().select_from(WakeUp).where(_DUE))).scalar_one()
 
 
 def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
@@ -39,6 +41,7 @@ def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
     """
     rows = session.execute(
         select(WakeUp.job_id, WakeUp.queue)
+        .where(_DUE)
         .order_by(WakeUp.created_at)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)

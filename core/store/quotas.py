@@ -100,6 +100,17 @@ def check(session: Session, project_id: UUID, quotas: Quotas, *, queued: int = 0
         raise QuotaExceeded("stored_bytes", quotas.stored_bytes, before, needed=added_bytes)
 
 
+def check_room(session: Session, project_id: UUID, quotas: Quotas, added_bytes: int) -> None:
+    """See, before they are stored, that there is room for bytes. Others may take it meanwhile: `check` afterwards.
+
+    Raises:
+        QuotaExceeded: there is none.
+    """
+    now = used(session, project_id)
+    if now.stored_bytes + added_bytes > quotas.stored_bytes:
+        raise QuotaExceeded("stored_bytes", quotas.stored_bytes, now.stored_bytes, needed=added_bytes)
+
+
 def may_run(session: Session, project_id: UUID, queue: str, created_at: datetime, quotas: Quotas) -> bool:
     """Whether one more job of the project may run. Until the end of this transaction no other one is told so.
 

@@ -7,6 +7,7 @@ import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -380,6 +381,9 @@ def test_uploads_are_refused_beyond_the_stored_bytes(settings):
         assert (problem["quota"], problem["used"]) == ("stored_bytes", 0)
         assert client.get("/v1/datasets").json()["data"] == []
         assert client.get("/v1/project").json()["quotas"]["stored_bytes"]["used"] == 0
+        assert [
+            path for path in Path(settings.storage_url).rglob("*") if path.is_file()
+        ] == []  # nothing was stored
 
 
 def test_more_requests_than_threads_and_connections_wait_for_each_other_in_no_circle(client):

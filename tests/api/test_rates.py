@@ -203,6 +203,16 @@ def test_strangers_are_refused_before_the_database_and_good_keys_behind_them_are
         assert client.get("/v1/jobs").status_code == 200
 
 
+def test_a_revoked_key_is_a_strangers(settings):
+    with serving(limits(settings, strangers="3 per 60 seconds")) as client:
+        made = client.post("/v1/keys", json={"name": "x", "scopes": ["read"]}).json()
+        revoked = {"Authorization": f"Bearer {made['key']}"}
+        assert client.get("/v1/jobs", headers=revoked).status_code == 200
+        assert client.delete(f"/v1/keys/{made['id']}").status_code == 204
+        answers = [client.get("/v1/jobs", headers=revoked).status_code for _ in range(5)]
+        assert answers == [401, 401, 401, 429, 429]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "same"),
     [

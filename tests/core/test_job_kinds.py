@@ -245,6 +245,7 @@ def test_clipping_bounds_the_step():
     assert np.linalg.norm(moved) == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 def test_naive_reversal_misses_where_the_exact_one_does_not():
     job = learner(
         kind="hypergradient",

@@ -256,6 +256,7 @@ def test_learned_example_weights_find_corrupted_labels():
     assert after.measures["test_accuracy"] > before.measures["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_learned_labels_correct_corrupted_ones():
     document = classifier({"labels": {"learn": True}})
     document["problem"]["dataset"] = {

@@ -81,7 +81,8 @@ def test_a_killed_child(worker, caller, store, noted):
 @pytest.mark.fault(
     injected="Postgres restarted while a job runs and clients POST", checked="all accepted jobs succeed"
 )
-@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_postgres_restarted(worker, caller, postgres, how, noted):
     job_id = caller.submit(THIRTY)
     caller.past(job_id, 2)

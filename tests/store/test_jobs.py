@@ -4,7 +4,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import delete, select, text
 
-from core.store import jobs, keys, leases
+from core.store import jobs, keys, learned, leases
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
 from core.store.leases import Wish
 from core.store.models import Job, LearnedValue, State, WakeUp
@@ -279,3 +279,15 @@ def test_publishing_waits_for_no_transaction_that_holds_a_job(sessions, project)
             session.execute(text("SET LOCAL lock_timeout = '1s'"))
             assert publish(session, lambda one, queue: sent.append(one)) == 1
     assert sent == [job_id]
+
+
+def test_readers_of_results_hold_up_no_worker(sessions, project):
+    job_id = create(sessions, project)
+    lease = claim(sessions, job_id)
+    with sessions.begin() as session:
+        leases.save_iteration(session, lease, record(0, best=0, best_loss=1.0))
+    with sessions.begin() as reader:
+        learned.read(reader, jobs.get(reader, project, job_id), "last")
+        with sessions.begin() as session:
+            session.execute(text("SET LOCAL lock_timeout = '1s'"))
+            leases.renew(session, lease, 60.0)

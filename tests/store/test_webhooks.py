@@ -41,9 +41,9 @@ def told(sessions, job_id):
         return list(deliveries.newest(session, job_id, 100))[::-1]
 
 
-def take(sessions, seconds=60.0, passing_over=()):
+def take(sessions, seconds=60.0, authorities=(), projects=()):
     with sessions.begin() as session:
-        return deliveries.claim(session, seconds, passing_over=passing_over)
+        return deliveries.claim(session, seconds, authorities=authorities, projects=projects)
 
 
 def fall_due(sessions):
@@ -157,9 +157,9 @@ def test_what_is_due_longest_comes_first_and_crowded_receivers_are_passed_over(s
     for url in urls:
         cancelled(sessions, project, url)
     assert take(sessions).url == urls[0]
-    assert take(sessions, passing_over=["a.example"]).url == urls[2]
-    assert take(sessions, passing_over=["a.example", "a.example:8443"]).url == urls[3]
-    assert take(sessions, passing_over=["a.example"]) is None
+    assert take(sessions, authorities=["a.example"]).url == urls[2]
+    assert take(sessions, authorities=["a.example", "a.example:8443"]).url == urls[3]
+    assert take(sessions, authorities=["a.example"]) is None
     assert take(sessions).url == urls[1]
 
 
@@ -187,6 +187,12 @@ def test_one_that_is_gone_is_told_no_more_until_asked_anew(sessions, project):
     assert (again.id, again.attempt, again.payload) == (first.id, 1, first.payload)
     assert kinds(sessions, job_id)[-1] == "webhook_enabled"
     assert take(sessions) is None
+
+
+def test_deliveries_of_a_project_can_be_passed_over(sessions, project):
+    cancelled(sessions, project)
+    assert take(sessions, projects=[project]) is None
+    assert take(sessions, projects=[uuid4()]).project_id == project
 
 
 def test_only_a_delivery_of_the_job_is_sent_anew(sessions, project, job_id):

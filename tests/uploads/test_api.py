@@ -1,5 +1,6 @@
 """Uploads over HTTP: what is answered, how much memory it takes, and jobs about them."""
 
+import base64
 import gzip
 import re
 import tempfile
@@ -83,7 +84,8 @@ def test_pages_and_bad_cursors(client, post):
     second = client.get("/v1/datasets", params={"limit": 2, "after": first["next"]}).json()
     assert [one["name"] for one in first["data"] + second["data"]] == names[::-1]
     assert second["next"] is None
-    for cursor in ("x", "2020-01-01", "AAAA", "MjAyMC0wMS0wMVQwMDowMDowMCB4"):
+    nul = base64.urlsafe_b64encode(b"2026-01-01T00:00:00+00:00 \0").decode()
+    for cursor in ("x", "2020-01-01", "AAAA", "MjAyMC0wMS0wMVQwMDowMDowMCB4", nul):
         assert_problem(client.get("/v1/datasets", params={"after": cursor}), 422, "invalid_cursor")
 
 

@@ -216,3 +216,14 @@ def test_files_changed_at_random_are_refused_or_read_as_numpy_reads_them(seed):
 class _Nowhere(io.RawIOBase):
     def write(self, data):
         return len(data)
+
+
+@pytest.mark.parametrize("flag", [8, 16], ids=["name", "comment"])
+def test_a_gzip_header_without_an_end_is_refused_at_once(flag):
+    images = gzip.compress(making.idx(np.zeros((2, 3, 3), np.uint8)))
+    labels = making.idx(np.array([0, 1], np.uint8))
+    endless = images[:3] + bytes([flag]) + images[4:10] + b"x" * (1 << 20) + b"\0" + images[10:]
+    with pytest.raises(InvalidDataset, match="images: has a gzip header of more than 131072 bytes"):
+        normalise({"images": endless, "labels": labels})
+    named = images[:3] + bytes([flag]) + images[4:10] + b"train-images\0" + images[10:]
+    normalise({"images": named, "labels": labels})

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -188,3 +189,17 @@ def test_without_a_setting_there_is_none(tmp_path):
     assert open_storage(Settings(storage_url="")) is None
     storage = open_storage(Settings(storage_url=str(tmp_path)))
     assert Path(storage._root) == tmp_path
+
+
+def test_copies_are_read_while_other_workers_make_room(tmp_path):
+    """Each as a process of its own would: none finds a copy gone, empty or half."""
+    stores = [Storage("memory://shared", cache=tmp_path, cache_bytes=2500) for _ in range(4)]
+    kept = [(put(stores[0], bytes([number]) * 1000), bytes([number]) * 1000) for number in range(6)]
+
+    def work(number):
+        draw = random.Random(number)
+        return all(read(stores[number], sha256) == content for sha256, content in draw.choices(kept, k=150))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+    fsspec.filesystem("memory").store.clear()

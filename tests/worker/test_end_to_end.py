@@ -187,6 +187,7 @@ def test_a_killed_child_costs_time_but_not_the_job(client, worker, submit):
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_stop_gives_its_job_back_and_another_ends_with_the_same_bits(
     client, start, worker, submit
 ):

@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from core.config import Settings
-from core.store import idempotency
-from core.store.models import IdempotencyKey, State, WakeUp
+from core.errors import InternalError
+from core.store import idempotency, jobs, leases
+from core.store.models import IdempotencyKey, Job, State, WakeUp
 from retrograd.local.servers import free_port
 from tests.builders import claim, create, eventually, read
 from tests.conftest import running
@@ -201,3 +203,52 @@ def test_idempotency_keys_are_forgotten_after_a_day(sessions, project, janitor):
     janitor.round()
     with sessions() as session:
         assert session.scalars(select(IdempotencyKey.key)).all() == ["new"]
+
+
+def test_after_an_outage_workers_may_come_back_before_their_jobs_are_taken(
+    sessions, settings, project, janitor, monkeypatch
+):
+    now = [1000.0]
+    monkeypatch.setattr("worker.janitor.time.monotonic", lambda: now[0])
+    job_id = create(sessions, project)
+    claim(sessions, job_id)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET lease_expires_at = clock_timestamp() - interval '1 s'"))
+    away = OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+    janitor.failed("reap", away)
+    janitor.reap()
+    assert read(sessions, project, job_id).state == State.RUNNING
+    now[0] += 2 * settings.heartbeat_seconds
+    janitor.reap()
+    assert read(sessions, project, job_id).state == State.QUEUED
+
+
+def test_a_wake_up_is_not_sent_before_its_time(sessions, project, janitor, broker):
+    job_id = create(sessions, project)
+    janitor.round()
+    lease = claim(sessions, job_id)
+    with sessions.begin() as session:
+        leases.lose(session, lease, 3, InternalError("x"), 60.0)
+    janitor.round()
+    assert (broker.llen("cpu"), outbox(sessions)) == (1, 1)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE outbox SET created_at = created_at - interval '60 s'"))
+    janitor.round()
+    assert (broker.llen("cpu"), outbox(sessions)) == (2, 0)
+
+
+def test_old_jobs_go_some_at_a_time(sessions, settings, project, monkeypatch):
+    monkeypatch.setattr("core.store.retention._BATCH", 2)
+    janitor = Janitor(sessions, settings.model_copy(update={"retention_days": 1.0}))
+    for _ in range(5):
+        job_id = create(sessions, project)
+        with sessions.begin() as session:
+            jobs.cancel(session, project, job_id)
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET ended_at = ended_at - interval '2 days'"))
+    left = []
+    for _ in range(3):
+        janitor.round()
+        with sessions() as session:
+            left.append(len(session.scalars(select(Job.id)).all()))
+    assert left == [3, 1, 0]

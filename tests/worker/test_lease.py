@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from core.errors import FixedPointOverflow
-from core.store import jobs, leases
+from core.store import jobs, leases, outbox
 from core.store.errors import Fenced
 from core.store.models import State
 from tests.builders import create, eventually, read, record
@@ -129,10 +129,18 @@ def test_an_error_of_ours_fails_the_job_with_its_code_and_keeps_what_was_learned
     assert job.error["details"] == {"step": 3, "group": "layer_1.weights", "field": "position", "largest": None}
 
 
-def test_any_other_error_fails_the_job_shortly(sessions, project, quick, job_id, caplog):
-    with leased(sessions, job_id, quick, threading.Event()):
-        raise ZeroDivisionError("x" * 1000 + "\nsecond line\0")
-    error = read(sessions, project, job_id).error
+def test_any_other_error_is_tried_again_later_elsewhere_and_fails_the_job_shortly(
+    sessions, project, quick, job_id, caplog
+):
+    for attempt in range(1, quick.max_attempts + 1):
+        with pytest.raises(ZeroDivisionError), leased(sessions, job_id, quick, threading.Event()):
+            raise ZeroDivisionError("x" * 1000 + "\nsecond line\0")
+        job = read(sessions, project, job_id)
+        assert (job.state, job.attempt) == (State.FAILED if attempt == 3 else State.QUEUED, attempt)
+        with sessions.begin() as session:
+            assert outbox.is_empty(session) == (attempt > 1)  # but for the wake-up that came with the job
+            outbox.publish(session, lambda one, queue: None)
+    error = job.error
     assert error["code"] == "internal_error"
     assert error["message"].startswith("ZeroDivisionError: xxx")
     assert len(error["message"]) < 400
@@ -241,7 +249,7 @@ def reaped(sessions):
 def process_ends(monkeypatch):
     """What would end the process is counted instead."""
     ends = []
-    monkeypatch.setattr("worker.lease._end_process", lambda: ends.append(1))
+    monkeypatch.setattr("worker.lease.end_process", lambda: ends.append(1))
     return ends
 
 

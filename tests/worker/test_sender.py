@@ -24,7 +24,7 @@ NOWHERE = "does not lead to public addresses"
 
 
 def due(url, **changes):
-    made = Due(uuid4(), uuid4(), url, SECRET, PAYLOAD, 1, datetime.now(UTC))
+    made = Due(uuid4(), uuid4(), uuid4(), url, SECRET, PAYLOAD, 1, datetime.now(UTC))
     return made._replace(**changes)
 
 

@@ -20,7 +20,7 @@ from tests.store.test_leases import write
 from tests.worker import sink as answers
 from tests.worker.sink import Sink, status
 from worker.sender import Answer, Sender
-from worker.webhooks import AT_ONCE, AT_ONCE_TO_ONE, ATTEMPTS, Deliverer, wait_after
+from worker.webhooks import AT_ONCE_OF_ONE, AT_ONCE_TO_ONE, ATTEMPTS, Deliverer, wait_after
 
 SECRET = new_secret()
 HOUR = 3600.0
@@ -245,7 +245,7 @@ def test_two_deliverers_send_each_once(sessions, end):
 @pytest.mark.fault(injected="a webhook sink that hangs", checked="the others are told")
 def test_one_that_hangs_holds_up_no_other(deliverer, end, told):
     with Sink(answers.hang).running() as hanging, Sink().running() as sink:
-        for _ in range(AT_ONCE + 2):
+        for _ in range(AT_ONCE_OF_ONE + 2):
             end(hanging.url)
         good = end(sink.url)
         began = time.monotonic()
@@ -257,7 +257,7 @@ def test_one_that_hangs_holds_up_no_other(deliverer, end, told):
         assert deliverer.drain(20)
 
 
-def test_no_more_than_so_many_are_under_way(sessions, end):
+def test_no_more_of_a_project_than_so_many_are_under_way(sessions, end):
     release, started = threading.Event(), []
 
     def send(due):
@@ -266,17 +266,17 @@ def test_no_more_than_so_many_are_under_way(sessions, end):
         return Answer(200, None)
 
     deliverer = Deliverer(sessions, send)
-    for number in range(AT_ONCE + 3):
+    for number in range(AT_ONCE_OF_ONE + 3):
         end(f"https://{number}.example/")
     deliverer.deliver()
-    eventually(lambda: len(started) == AT_ONCE)
+    eventually(lambda: len(started) == AT_ONCE_OF_ONE)
     deliverer.deliver()
-    assert len(started) == AT_ONCE
+    assert len(started) == AT_ONCE_OF_ONE
     assert not deliverer.drain(0)
     release.set()
     assert deliverer.drain(20)
     deliver(deliverer)
-    assert len(set(started)) == AT_ONCE + 3
+    assert len(set(started)) == AT_ONCE_OF_ONE + 3
 
 
 def test_a_place_that_becomes_free_is_taken_at_once(deliverer, end):

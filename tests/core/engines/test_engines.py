@@ -28,6 +28,7 @@ def test_every_hyperparameter_kind_matches_unrolled_autodiff_in_float64():
     assert float(abs(exact.value - oracle.value)) <= 1e-10
 
 
+@pytest.mark.slow
 def test_unrolled_engine_matches_autodiff_written_out():
     """A second implementation of the dynamics, so that the oracle is not its own witness."""
     problem, key = make_problem(), jax.random.key(0)
@@ -116,7 +117,12 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
+FAST = ("momentum comes and goes", "per weight")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in SCHEDULES]
+)
 def test_every_shape_of_schedule_matches_unrolled_autodiff(kind):
     problem, hyper = make_problem(schedule=SCHEDULES[kind]), make_hyper()
     exact, oracle = run(problem, hyper), run(problem, hyper, unrolled())
@@ -125,6 +131,7 @@ def test_every_shape_of_schedule_matches_unrolled_autodiff(kind):
         assert np.isnan(error) or error <= 1e-8, name  # nan: 0/0, where this schedule does not read the leaf
 
 
+@pytest.mark.slow
 def test_gradient_of_a_momentum_at_zero_is_that_of_a_small_one():
     """γ = 0 is reversed by a rule of its own; its derivative must not jump there."""
 
@@ -153,6 +160,7 @@ def test_groups_may_differ_in_precision_and_hyperparameters_may_be_float32():
     assert max(relative_errors(exact.gradient, oracle.gradient).values()) <= 1e-5
 
 
+@pytest.mark.slow
 def test_parameters_may_be_one_bare_array():
     problem = Problem(
         init=lambda hyper, key: jax.random.normal(key, (5,)),

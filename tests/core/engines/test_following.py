@@ -81,7 +81,7 @@ def test_no_clock_decides_what_is_noticed():
     np.testing.assert_array_equal(first, third)
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-12])
+@pytest.mark.parametrize("size", [1e-3, pytest.param(1e-6, marks=pytest.mark.slow), 1e-12])
 @pytest.mark.parametrize("optimizer", [adam(), rmsprop()], ids=lambda optimizer: optimizer.name)
 def test_a_group_that_is_silent_at_first_gets_its_unit_when_it_speaks(optimizer, size):
     def inner_loss(params, hyper, step, key):
@@ -183,7 +183,7 @@ def test_second_moments_that_shrink_are_followed(optimizer, engine):
     assert found.certificate.unit_changes
 
 
-@pytest.mark.parametrize("side_by_side", [1, 3])
+@pytest.mark.parametrize("side_by_side", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_runs_are_followed_each_for_itself(side_by_side):
     """Gradients jump in a step that depends on the run's key."""
 

@@ -15,7 +15,7 @@ def bits_of(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_an_average_has_the_bits_of_one_by_one(dtype):
     problem, hyper = make_problem(dtype), make_hyper()
     together = run(problem, hyper, key=KEYS)
@@ -29,7 +29,9 @@ def test_an_average_has_the_bits_of_one_by_one(dtype):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-11)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-11)]
+)
 def test_side_by_side_is_exact_and_differs_in_rounding_alone(dtype, tolerance):
     problem, hyper = make_problem(dtype), make_hyper()
     together = run(problem, hyper, reversible(side_by_side=3), key=KEYS)
@@ -110,6 +112,7 @@ def test_checkpoints_between_change_nothing_but_rounding(checkpoints):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_checkpoints_bound_what_is_stored():
     steps, checkpoints = 3000, 6
     hyper = make_hyper(steps)

@@ -119,7 +119,7 @@ def test_every_hyperparameter_of_every_optimizer(table, name, per):
         assert error <= TOLERANCE * size, kind
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_gradients_of_very_different_sizes_in_one_model(name):
     """From 1e-8 to 1e4: one unit for all would either overflow or round the smallest away."""
     sizes = jnp.array([1e-8, 1e-4, 1.0, 1e4])
@@ -151,7 +151,7 @@ def test_gradients_of_very_different_sizes_in_one_model(name):
     assert float(errors.max()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["rmsprop", "adam", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_dead_units_have_a_gradient_that_is_a_number(name):
     """Second moments of exactly zero, where the root's derivative is infinite."""
     problem = Problem(

@@ -35,6 +35,7 @@ def test_every_engine_has_a_row_with_time_and_memory(table):
     assert [one.seconds for one in table.predictions] == sorted(one.seconds for one in table.predictions)
 
 
+@pytest.mark.slow
 def test_memory_is_in_the_order_that_theory_has(table):
     device = {one.name: one.memory.device_bytes for one in table.predictions}
     assert device["reversible"] < device["checkpointed"] < device["unrolled"]

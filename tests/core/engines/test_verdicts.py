@@ -160,6 +160,7 @@ def test_sums_over_steps_are_taken_in_float64_whatever_the_precision_of_hyper():
     assert float(found) == pytest.approx(-3.0, rel=0.01)
 
 
+@pytest.mark.slow
 def test_stretches_of_zero_momentum_share_compilations():
     momentum = np.full(60, 0.5)
     start = 0

@@ -22,7 +22,7 @@ def factors_like(**fields):
     return Factors(kept, forgets, bits, tuple(fields), len(next(iter(fields.values()))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 200),
     st.integers(1, 3),
