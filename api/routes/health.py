@@ -57,8 +57,8 @@ def _found(state: State, settings: Settings) -> tuple[str, str, str]:
     seen: _Seen | None = getattr(state, "readiness", None)
     if seen is not None and time.monotonic() - seen.at < _KNOWN_SECONDS:
         return seen.found
-    if not _looking.acquire(blocking=seen is None):
-        return seen.found  # type: ignore[union-attr] - or it would have waited
+    if not _looking.acquire(blocking=seen is None) and seen is not None:
+        return seen.found
     try:
         found = (*_database(state.sessions), _broker(settings.broker_url.get_secret_value()))
         state.readiness = _Seen(time.monotonic(), found)

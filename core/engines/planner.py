@@ -15,7 +15,7 @@ import jax
 import psutil
 from jax.tree_util import Partial
 
-from core.engines.arguments import an_engine, an_int, checked
+from core.engines.arguments import Arguments, an_engine, an_int, checked
 from core.engines.checkpointed import checkpointed
 from core.engines.engine import Engine, Memory
 from core.engines.forward_mode import forward_mode
@@ -112,14 +112,18 @@ def plan(
     if engines is None:
         engines = all_engines(run.hyper, run.num_steps)
     engines = [an_engine("one of engines", engine) for engine in engines]
-    shorter = _Shorter(*run)
+    probes = [_probed(engine, run) for engine in engines]
+    for _ in range(_REPEATS):  # of all in turn: a machine that is disturbed for seconds spoils one time of each
+        for probe in probes:
+            if isinstance(probe, _Probe):
+                probe.clock()
     predictions = []
-    for engine in engines:
-        try:
-            memory = engine.memory(*run)
-            seconds, remark = shorter.seconds(engine), ""
-        except CoreError as error:
-            memory, seconds, remark = Memory(0, 0, 0), float("nan"), str(error)
+    for engine, probe in zip(engines, probes, strict=True):
+        memory, seconds, remark = Memory(0, 0, 0), float("nan"), ""
+        if isinstance(probe, _Probe):
+            memory, seconds = probe.memory, probe.seconds()
+        else:
+            remark = str(probe)
         fits = not remark and memory.device_bytes <= device_budget and memory.host_bytes <= host_budget
         if jax.default_backend() == "cpu":  # the same memory
             fits = fits and memory.at_once_bytes <= max(device_budget, host_budget)
@@ -203,51 +207,51 @@ def _chosen(
     return _choices[case]
 
 
-class _Shorter:
-    """Shorter trainings of a problem, for the clock."""
+def _probed(engine: Engine, run: Arguments) -> _Probe | CoreError:
+    """A probe, its programs compiled, or why there is none."""
+    try:
+        return _Probe(engine, run, engine.memory(*run))
+    except CoreError as error:
+        return error
 
-    def __init__(
-        self, problem: Problem, hyper: Hyper, optimizer: Optimizer, num_steps: int, key: jax.Array
-    ) -> None:
-        self.problem, self.hyper, self.optimizer, self.num_steps, self.key = (
-            problem,
-            hyper,
-            optimizer,
-            num_steps,
-            key,
-        )
-        self.groups = len(jax.tree.leaves(jax.eval_shape(problem.init, hyper, key)))
 
-    def seconds(self, engine: Engine) -> float:
+class _Probe:
+    """Two shorter trainings of a problem, for the clock."""
+
+    def __init__(self, engine: Engine, run: Arguments, memory: Memory) -> None:
+        self._engine, self._run, self.memory = engine, run, memory
+        self._groups = len(jax.tree.leaves(jax.eval_shape(run.problem.init, run.hyper, run.keys)))
+        few = min(_FIRST_STEPS, run.num_steps)
+        self._take(few)  # compiles
+        briefly = self._take(few)
+        more = int(min(run.num_steps, max(3 * few, few * _PROBE_SECONDS / briefly)))
+        self._seconds = {few: briefly, more: self._take(more)}
+
+    def clock(self) -> None:
+        """Take both once; the shortest time counts, as noise only adds."""
+        for steps, least in self._seconds.items():
+            self._seconds[steps] = min(least, self._take(steps))
+
+    def seconds(self) -> float:
         """Predicted of the whole length."""
-        few = min(_FIRST_STEPS, self.num_steps)
-        briefly = self._clock(engine, few)
-        if few == self.num_steps:
-            return briefly
-        more = int(min(self.num_steps, max(3 * few, few * _PROBE_SECONDS / briefly)))
-        longer = self._clock(engine, more)
+        few, more = min(self._seconds), max(self._seconds)
+        briefly, longer = self._seconds[few], self._seconds[more]
+        if more == self._run.num_steps:
+            return longer
         # what is left is spent once, whatever the length; where the clock's noise hides the difference, nothing is
         a_step = (longer - briefly) / (more - few) if longer > briefly else longer / more
-        return longer + (self.num_steps - more) * a_step
+        return longer + (self._run.num_steps - more) * a_step
 
-    def _clock(self, engine: Engine, steps: int) -> float:
-        """Seconds of a compiled run of so many steps."""
-        engine = engine.shortened(self.num_steps, steps)
-        problem = Problem(
-            self.problem.init,
-            self.problem.inner_loss,
-            self.problem.outer_loss,
-            Partial(_Cut(self.num_steps, self.groups, steps), self.problem.schedule),
-        )
-
-        def run() -> float:
-            began = time.perf_counter()
-            results = engine.many(problem, self.hyper, self.optimizer, steps, self.key)
-            jax.block_until_ready([result[:3] for result in results])
-            return time.perf_counter() - began
-
-        run()
-        return min(run() for _ in range(_REPEATS))
+    def _take(self, steps: int) -> float:
+        """Seconds of a run of so many steps."""
+        problem, hyper, optimizer, num_steps, key = self._run
+        engine = self._engine.shortened(num_steps, steps)
+        cut = Partial(_Cut(num_steps, self._groups, steps), problem.schedule)
+        shorter = Problem(problem.init, problem.inner_loss, problem.outer_loss, cut)
+        began = time.perf_counter()
+        results = engine.many(shorter, hyper, optimizer, steps, key)
+        jax.block_until_ready([result[:3] for result in results])
+        return time.perf_counter() - began
 
 
 @dataclass(frozen=True)

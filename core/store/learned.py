@@ -37,17 +37,22 @@ def read(session: Session, job: Job, which: Which) -> Learned:
     """
     for _ in range(_LOOKS):
         session.refresh(job)
-        named = {"best": job.best_iteration, "last": job.meta_iteration or None}
-        iteration = named[which] if isinstance(which, str) else which
-        if iteration is None:
-            raise NothingLearned(job.state)
-        if not 0 <= iteration <= job.meta_iteration:
-            raise UnknownIteration(iteration, job.meta_iteration)
+        iteration = _number(job, which)
         if values := values_at(session, job.id, iteration):
             return Learned(iteration, values)
         # its worker may have moved on meanwhile, and pruned. It is not kept from that: readers could starve it
     kept = kept_iterations(session, job.id)
     raise Pruned(iteration, kept) if kept else NothingLearned(job.state)
+
+
+def _number(job: Job, which: Which) -> int:
+    named = {"best": job.best_iteration, "last": job.meta_iteration or None}
+    iteration = named[which] if isinstance(which, str) else which
+    if iteration is None:
+        raise NothingLearned(job.state)
+    if not 0 <= iteration <= job.meta_iteration:
+        raise UnknownIteration(iteration, job.meta_iteration)
+    return iteration
 
 
 def values_at(session: Session, job_id: UUID, iteration: int) -> Values:

@@ -224,7 +224,7 @@ def test_a_revoked_key_is_a_strangers(settings):
 )
 def test_an_address_is_what_its_owner_cannot_choose(first, second, same):
     strangers = Strangers(Settings(rate_limit_strangers="1 per 60 seconds"))
-    strangers.count(first)
+    strangers.count(first, "")
     if same:
         with pytest.raises(RateLimited):
             strangers.admit(second, "")
