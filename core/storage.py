@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import fsspec
@@ -98,6 +98,7 @@ class Storage:
         except FileNotFoundError as error:
             raise DamagedBlob(sha256, "are not in the storage") from error
         with file:
+            file.seek(0)
             if _digest(file) != sha256:
                 raise DamagedBlob(sha256, "have another digest now")
             file.seek(0)
@@ -157,18 +158,19 @@ class Storage:
                     os.utime(path)
                 return copy
             copy.close()
-        made = tempfile.NamedTemporaryFile(dir=self._cache, prefix=_UNFINISHED, delete=False)  # noqa: SIM115 - returned
+        descriptor, name = tempfile.mkstemp(dir=self._cache, prefix=_UNFINISHED)
+        made = os.fdopen(descriptor, "w+b")
         try:
             with self._fs.open(remote, "rb") as source:
                 shutil.copyfileobj(source, made, _CHUNK_BYTES)
             made.flush()
-            Path(made.name).replace(path)
+            Path(name).replace(path)
         except BaseException:
             made.close()
-            Path(made.name).unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
             raise
         self._make_room(path)
-        return cast(BinaryIO, made.file)
+        return made
 
     def _make_room(self, newest: Path) -> None:
         copies = []

@@ -48,7 +48,7 @@ def test_too_little_memory_does_not_pass_for_a_plan():
 
 def test_a_job_that_cannot_be_run_is_refused_in_words(monkeypatch):
     monkeypatch.setenv("RETROGRAD_DATA", "/nowhere")
-    run = foretell({"problem.dataset.name": "mnist"})
+    run = foretell({"problem.dataset.name": "mnist"}, seconds=280)
     assert run.returncode == 0, run.stderr
     error = json.loads(run.stdout)["error"]
     assert error["code"] == "invalid_spec"
