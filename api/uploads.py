@@ -65,7 +65,13 @@ class Keeper(NamedTuple):
 
 @asynccontextmanager
 async def received(
-    request: Request, project: UUID, *, texts: Sequence[str], files: Sequence[str], wrong: type[CoreError], accepted: str
+    request: Request,
+    project: UUID,
+    *,
+    texts: Sequence[str],
+    files: Sequence[str],
+    wrong: type[CoreError],
+    accepted: str,
 ) -> AsyncIterator[tuple[Sent, Keeper]]:
     """What a request's form holds, while it is looked at, and where that is to be kept.
 

@@ -94,7 +94,9 @@ class Settings(BaseSettings):
     )
     quota_queued_jobs: int = Field(100_000, ge=0, description="of a project, unless it has a quota of its own")
     quota_running_jobs: int = Field(1_000, ge=0, description="of a project at once; more wait")
-    quota_stored_bytes: int = Field(1 << 40, ge=0, description="of a project's learned values, data sets and programs")
+    quota_stored_bytes: int = Field(
+        1 << 40, ge=0, description="of a project's learned values, data sets and programs"
+    )
     quota_device_seconds_per_day: int = Field(
         100 * 86_400, ge=0, description="of a project's jobs together, from midnight to midnight UTC"
     )

@@ -14,12 +14,14 @@ import os
 import resource
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import CoreError, StorageUnavailable
+from core.programs.given import GivenProgram
 from core.spec import JobSpec
 from core.storage import open_storage
 
@@ -56,15 +58,29 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def _uploaded(spec: JobSpec) -> GivenData | None:
-    """The data that the specification names by their digest; who asks may see them."""
-    if spec.uploaded is None:
+def _uploaded(spec: JobSpec) -> GivenData | GivenProgram | None:
+    """What the specification names by digests; who asks may see it."""
+    if spec.uploaded is not None:
+        return _data(spec.uploaded.sha256)
+    if spec.program is None:
         return None
-    storage, sha256 = open_storage(get_settings()), spec.uploaded.sha256
+    digests = spec.program.data_sha256 or {}
+    with _opened(spec.program.sha256) as file:
+        return GivenProgram(file.read(), {name: _data(digests.get(name)) for name in spec.program.data})
+
+
+def _data(sha256: str | None) -> GivenData:
+    with _opened(sha256) as file:
+        return uploads.canonical.read(file, str(sha256))
+
+
+def _opened(sha256: str | None) -> AbstractContextManager[BinaryIO]:
+    storage = open_storage(get_settings())
     if storage is None or sha256 is None:
-        raise StorageUnavailable("uploaded data cannot be read: there is no RETROGRAD_STORAGE_URL, or no digest")
-    with storage.opened(sha256) as file:
-        return uploads.canonical.read(file, sha256)
+        raise StorageUnavailable(
+            "what was uploaded cannot be read: there is no RETROGRAD_STORAGE_URL, or no digest"
+        )
+    return storage.opened(sha256)
 
 
 def _predictions(learner: Learner) -> list[Prediction]:

@@ -175,14 +175,20 @@ def _layout(name: str, hyper: Hyperparameter, axes: tuple[str, ...], lengths: di
 
 
 def _own_layout(problem: ProgramProblem, name: str, shape: tuple[int, ...]) -> Layout:
-    initial = problem.initial.get(name)
+    match problem.initial.get(name):
+        case None:
+            start: Start = InProgram()
+        case float(value):
+            start = Constant(value)  # not written out: a program may have more of them than there is memory
+        case values:
+            start = Exactly.of(values)
     return Layout(
         name=name,
         learn=problem.learns(name),
         axes=tuple(f"axis_{number}" for number in range(len(shape))),
         shape=shape,
         transform="identity",
-        start=InProgram() if initial is None else Exactly.of(np.broadcast_to(initial, shape)),
+        start=start,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from alembic import op
 
-# What rows change in their project's tally. All rows of a statement together, so that a million may be inserted at once;
-# tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is the sum of up to
-# 64 rows, of which a connection changes its own: those of others need not wait until it commits.
+# What rows change in their project's tally. All rows of a statement together, so that a million may be inserted at
+# once; tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is the sum of
+# up to 64 rows, of which a connection changes its own: those of others need not wait until it commits.
 _ADD = """
     INSERT INTO tallies AS tally (project_id, shard, queued_jobs, running_jobs, stored_bytes)
     SELECT project_id, pg_backend_pid() % 64, {sign} queued, {sign} running, {sign} bytes

@@ -28,7 +28,11 @@ _FORM = {
     "additionalProperties": False,
     "properties": {
         "name": NAME_FIELD,
-        "file": {"type": "string", "format": "binary", "description": "what `retrograd.export_problem` has written"},
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "what `retrograd.export_problem` has written",
+        },
     },
 }
 _ZIP = b"PK\x03\x04"

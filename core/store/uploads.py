@@ -79,9 +79,7 @@ class Uploads(Generic[Row]):
             raise self._unknown(upload_id)
         return Stored(*found)
 
-    def page(
-        self, session: Session, project_id: UUID, *, after: str | None = None, limit: int = 20
-    ) -> Page[Row]:
+    def page(self, session: Session, project_id: UUID, *, after: str | None = None, limit: int = 20) -> Page[Row]:
         """Uploads of the project, newest first, from the cursor `after` on."""
         table = self._table
         query = self._with_size().where(table.project_id == project_id)
@@ -97,7 +95,7 @@ class Uploads(Generic[Row]):
 
         The errors are `unknown`, and `in_use` while jobs that have not ended need it.
         """
-        # locked before the jobs are counted: one that is being created holds its uploads until it is there to be counted
+        # locked before the jobs are counted: one that is being created holds its uploads until it is there
         query = select(self._table).where(*self._is(project_id, upload_id))
         locked = session.scalar(query.with_for_update())
         if locked is None:

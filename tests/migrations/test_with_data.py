@@ -71,7 +71,9 @@ def test_jobs_about_programs_end_on_the_way_down_and_programs_are_counted_no_mor
         "WHERE size = 77"
     )
     assert connection.execute("SELECT sum(stored_bytes) FROM tallies").fetchone() == (1077,)
-    connection.execute("UPDATE jobs SET spec = jsonb_set(spec, '{problem}', '{\"kind\": \"program\"}'), program_id = 'pr_2'")
+    connection.execute(
+        "UPDATE jobs SET spec = jsonb_set(spec, '{problem}', '{\"kind\": \"program\"}'), program_id = 'pr_2'"
+    )
     before = dict(connection.execute("SELECT id, state FROM jobs").fetchall())
     command.downgrade(configuration, "0004")
     after = connection.execute("SELECT id, state, ended_at IS NOT NULL, lease_expires_at, last_event FROM jobs")

@@ -56,7 +56,7 @@ def create(sessions, project, dataset_id, **changes):
         return jobs.create(session, project, spec, preset=None, queue="cpu", groups=groups, max_snapshot_bytes=1)
 
 
-def blobs(sessions):
+def digests(sessions):
     with sessions() as session:
         return set(session.scalars(select(Blob.sha256)))
 
@@ -74,7 +74,7 @@ def test_the_same_data_are_one_blob_and_a_row_for_each_project_and_name(sessions
     assert (is_new, again_is_new) == (True, False)
     assert first.row.id == again.row.id
     assert len({first.row.id, named.row.id, theirs.row.id}) == 3
-    assert len(blobs(sessions)) == len(list(storage.found())) == 1
+    assert len(digests(sessions)) == len(list(storage.found())) == 1
 
 
 def test_uploaded_at_once_it_is_one_row(sessions, storage, project):
@@ -185,7 +185,7 @@ def test_only_old_blobs_without_data_sets_are_collected(sessions, settings, stor
     assert len(list(storage.found())) == 2
     age(sessions)
     assert collector.collect() == 1
-    assert blobs(sessions) == {sha256 for sha256, _ in storage.found()} == {kept.sha256}
+    assert digests(sessions) == {sha256 for sha256, _ in storage.found()} == {kept.sha256}
 
 
 def test_data_sent_again_live_on(sessions, settings, storage, project):
@@ -209,11 +209,11 @@ def test_a_collection_that_fails_forgets_nothing(sessions, settings, storage, pr
     age(sessions)
     with pytest.raises(OSError, match="away"), sessions.begin() as session:
         blobs.collect(session, fail)
-    assert blobs(sessions) == {sha256}
+    assert digests(sessions) == {sha256}
     storage.delete(sha256)  # deleted, and then the process was killed
     with sessions.begin() as session:
         assert blobs.collect(session, storage.delete) is True
-    assert blobs(sessions) == set()
+    assert digests(sessions) == set()
 
 
 def test_an_upload_that_took_too_long_is_told_so(sessions, settings, project):
