@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
@@ -30,6 +30,24 @@ from core.store.pins import Pinned
 
 _POLL_SECONDS = "2"
 _MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
+
+_EXAMPLES: dict[str, Any] = {
+    **{name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()},
+    "own-program": {
+        "summary": "A problem of your own, exported by JAX and sent to POST /v1/programs",
+        "value": {
+            "problem": {
+                "kind": "program",
+                "id": "pr_0123456789abcdef01234567",
+                "data": {"train": "ds_0123456789abcdef01234567"},
+                "learn": ["log_step_size"],
+                "initial": {"log_step_size": -1.0},
+            },
+            "training": {"optimizer": "sgd", "num_steps": 50},
+            "meta": {"num_iterations": 20, "step_size": 0.1},
+        },
+    },
+}
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -72,11 +90,7 @@ def create_job(
     ] = None,
     asked: Annotated[
         JobRequest | None,
-        Body(
-            openapi_examples={
-                name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()
-            }
-        ),
+        Body(openapi_examples=_EXAMPLES),
     ] = None,
     dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
     idempotency_key: IdempotencyKey = None,

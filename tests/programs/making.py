@@ -61,6 +61,13 @@ def program(said="0.10.2", **changes):
     return archive.write(manifest, hyper, {name: name.encode() for name in signatures(manifest)})
 
 
+def found():
+    """What a check of such a program finds."""
+    beside = {"stablehlo_ops": ["stablehlo.add"], "custom_calls": [], "deterministic": True}
+    probe = {"inner_loss": 1.5, "outer_loss": 2.5}
+    return Manifest.model_validate(MANIFEST).model_dump(mode="json") | beside | {"probe": probe}
+
+
 def declaring(**changes):
     """An archive that holds its manifest alone, however large what that speaks of."""
     manifest = Manifest.model_validate(MANIFEST | changes)

@@ -23,7 +23,6 @@ from tests.store.conftest import other  # noqa: F401 - a fixture
 from tests.uploads.test_store import SUMMARY, age
 from worker.collector import Collector
 
-FOUND = making.MANIFEST | {"residuals": [], "deterministic": True}
 DATA = SUMMARY | {
     "inputs": {"shape": [30, 4, 4], "dtype": "uint8"},
     "labels": {"shape": [30], "dtype": "int32"},
@@ -47,8 +46,8 @@ def keep(sessions, storage, kind, project, content, summary, name="mine"):
 
 @pytest.fixture
 def send(sessions, storage, project):
-    return lambda content=b"program", summary=FOUND, project=project, **more: keep(
-        sessions, storage, programs, project, content, summary, **more
+    return lambda content=b"program", summary=None, project=project, **more: keep(
+        sessions, storage, programs, project, content, summary or making.found(), **more
     )
 
 
