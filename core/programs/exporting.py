@@ -164,10 +164,10 @@ def _serialized(function: Callable[..., list[Any]], inputs: Sequence[Array], pla
     try:
         exported = jax.export.export(jax.jit(function), platforms=platforms)(*structs(inputs))
         return bytes(exported.serialize())
-    except (NotImplementedError, ValueError) as error:
+    except Exception as error:  # it was traced before: what is wrong now is that JAX does not export it
+        said = f"{type(error).__name__}: {str(error)[:_SAID]}"
         raise InvalidProblem(
-            f"{function.__name__} cannot be exported: {str(error)[:_SAID]}; leave out callbacks, prints and what only "
-            "this machine has"
+            f"{function.__name__} cannot be exported ({said}); leave out callbacks, prints and what is only here"
         ) from error
 
 
@@ -185,9 +185,12 @@ def _shapes_of(data: Any) -> dict[str, dict[str, jax.ShapeDtypeStruct]] | None:
 def _shape_of(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
     try:
         given = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
-        return jax.ShapeDtypeStruct(given.shape, jax.dtypes.canonicalize_dtype(given.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(given.dtype)
     except (TypeError, ValueError):
-        raise InvalidProblem(f"{name} is no array of numbers; give one, or its shape and dtype") from None
+        dtype = np.dtype(object)
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype.kind == "b"):
+        raise InvalidProblem(f"{name} is no array of numbers; give one, or its shape and dtype")
+    return jax.ShapeDtypeStruct(given.shape, dtype)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ to be harmless, deterministic and of bounded size. What is not known is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,7 +27,9 @@ MAX_OPERATIONS = 1_000_000
 
 _MAX_NESTING = 100
 _EXPORT_AGAIN = "export it again with retrograd.export_problem(…) of this version"
-_DOTTED = {"mhlo.backend_config"}  # of custom calls; others place operations on hosts and devices
+# of custom calls; others place operations on hosts and devices
+_DOTTED = {"mhlo.backend_config", "mhlo.frontend_attributes", "sdy.sharding_rule"}
+_BATCH = re.compile(r'\{num_batch_dims = "\d{1,2}"\}')
 
 
 class Found(NamedTuple):
@@ -203,7 +206,7 @@ def _check_function(name: str, function: Any, found: Found, functions: dict[str,
         kind = operation.name
         if kind not in OPERATIONS:
             raise InvalidProgram(f"{name}: holds {kind[:60]}, which is not run here; leave it out")
-        if odd := {one for one in _attributes(operation) if "." in one} - _DOTTED:
+        if odd := _odd_attributes(operation):
             raise InvalidProgram(
                 f"{name}: asks for {min(odd)[:60]} of {kind}, which is not done here; leave it out"
             )
@@ -234,6 +237,18 @@ def _inside(function: Any) -> Iterator[tuple[Any, int]]:
         for region in operation.regions:
             for block in region:
                 left.extend((one.operation, depth + 1) for one in block)
+
+
+def _odd_attributes(operation: Any) -> set[str]:
+    """What is asked of an operation beside what it is."""
+    odd = {one for one in _attributes(operation) if "." in one}
+    if operation.name != "stablehlo.custom_call":
+        return odd
+    if "mhlo.frontend_attributes" in odd and not _BATCH.fullmatch(
+        str(operation.attributes["mhlo.frontend_attributes"])
+    ):
+        return odd
+    return odd - _DOTTED
 
 
 def _attributes(operation: Any) -> set[str]:
@@ -299,7 +314,10 @@ def _check_custom_call(name: str, operation: Any) -> str:
     side_effect = (
         "has_side_effect" in _attributes(operation) and ir.BoolAttr(operation.attributes["has_side_effect"]).value
     )
-    if side_effect or not fits(operands, results):
+    options = (
+        str(operation.attributes["mhlo.backend_config"]) if "mhlo.backend_config" in _attributes(operation) else ""
+    )
+    if side_effect or not fits(operands, results, options):
         raise InvalidProgram(f"{name}: calls {target} with shapes that it does not have; {_EXPORT_AGAIN}")
     return target
 
