@@ -14,14 +14,13 @@ import os
 import resource
 import signal
 import sys
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import CoreError, StorageUnavailable
-from core.programs.given import GivenProgram
+from core.programs.given import GivenProgram, fetched
 from core.spec import JobSpec
 from core.storage import open_storage
 
@@ -46,7 +45,7 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     """
     from core.learning import Learner  # JAX; after its limits are set
 
-    learner = Learner.from_spec(spec, given=_uploaded(spec))
+    learner = Learner.from_spec(spec, given=_given(spec))
     hypergradients = spec.num_iterations * spec.meta.seeds_per_iteration
     return {
         "machine": learner.provenance()["device"],
@@ -58,29 +57,19 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def _uploaded(spec: JobSpec) -> GivenData | GivenProgram | None:
-    """What the specification names by digests; who asks may see it."""
-    if spec.uploaded is not None:
-        return _data(spec.uploaded.sha256)
-    if spec.program is None:
+def _given(spec: JobSpec) -> GivenData | GivenProgram | None:
+    """The data or the program that the specification names by digests; who asks may see them."""
+    if spec.uploaded is None and spec.program is None:
         return None
-    digests = spec.program.data_sha256 or {}
-    with _opened(spec.program.sha256) as file:
-        return GivenProgram(file.read(), {name: _data(digests.get(name)) for name in spec.program.data})
-
-
-def _data(sha256: str | None) -> GivenData:
-    with _opened(sha256) as file:
-        return uploads.canonical.read(file, str(sha256))
-
-
-def _opened(sha256: str | None) -> AbstractContextManager[BinaryIO]:
     storage = open_storage(get_settings())
-    if storage is None or sha256 is None:
-        raise StorageUnavailable(
-            "what was uploaded cannot be read: there is no RETROGRAD_STORAGE_URL, or no digest"
-        )
-    return storage.opened(sha256)
+    if storage is None:
+        raise StorageUnavailable("what was uploaded cannot be read: there is no RETROGRAD_STORAGE_URL")
+    if spec.uploaded is None:
+        return fetched(spec, storage.opened)
+    if (sha256 := spec.uploaded.sha256) is None:
+        raise StorageUnavailable("uploaded data cannot be read without their digest")
+    with storage.opened(sha256) as file:
+        return uploads.canonical.read(file, sha256)
 
 
 def _predictions(learner: Learner) -> list[Prediction]:

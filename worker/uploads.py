@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import cache
-from typing import BinaryIO, TypeVar
+from functools import cache, partial
+from typing import TypeVar
 
 from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
-from core.errors import CoreError, StorageUnavailable
+from core.errors import StorageUnavailable
+from core.programs import given
 from core.programs.given import GivenProgram
 from core.spec import JobSpec
 from core.storage import Storage, open_storage
@@ -37,30 +38,26 @@ def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | GivenProgram | None:
         StorageUnavailable: this worker knows no storage, or it has not answered for ten minutes.
     """
     if spec.uploaded is not None:
-        return _read(lease, _there(lease.run(datasets.of_job), DatasetDeleted, spec.uploaded.id), _data)
+        sha256 = lease.run(datasets.of_job)
+        if sha256 is None:
+            raise DatasetDeleted(spec.uploaded.id)
+        return _patiently(lease, partial(_data, sha256))
     if spec.program is None:
         return None
-    digests = lease.run(programs.of_job)
-    content = _read(lease, _there(digests.program, ProgramDeleted, spec.program.id), _bytes)
-    data = {
-        name: _read(lease, _there(digests.data.get(name), DatasetDeleted, dataset_id), _data)
-        for name, dataset_id in spec.program.data.items()
-    }
-    return GivenProgram(content, data)
+    there = lease.run(programs.of_job)
+    if there.program is None:
+        raise ProgramDeleted(spec.program.id)
+    for name, dataset_id in spec.program.data.items():
+        if name not in there.data:
+            raise DatasetDeleted(dataset_id)
+    return _patiently(lease, lambda: given.fetched(spec, _storage().opened))
 
 
-def _there(sha256: str | None, deleted: Callable[[str], CoreError], upload_id: str) -> str:
-    if sha256 is None:
-        raise deleted(upload_id)
-    return sha256
-
-
-def _read(lease: HeldLease, sha256: str, read: Callable[[BinaryIO, str], _T]) -> _T:
+def _patiently(lease: HeldLease, read: Callable[[], _T]) -> _T:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with _storage().opened(sha256) as file:
-                return read(file, sha256)
+            return read()
         except OSError as error:  # an outage is no fault of the job
             if time.monotonic() > deadline:
                 raise StorageUnavailable(
@@ -70,12 +67,9 @@ def _read(lease: HeldLease, sha256: str, read: Callable[[BinaryIO, str], _T]) ->
         lease.wait(RETRY_SECONDS)
 
 
-def _data(file: BinaryIO, sha256: str) -> GivenData:
-    return uploads.canonical.read(file, sha256)
-
-
-def _bytes(file: BinaryIO, sha256: str) -> bytes:
-    return file.read()
+def _data(sha256: str) -> GivenData:
+    with _storage().opened(sha256) as file:
+        return uploads.canonical.read(file, sha256)
 
 
 @cache

@@ -29,7 +29,7 @@ class ScheduleRead(BaseModel):
 
 
 class ProbeRead(BaseModel):
-    """Losses of a few steps from the program's own hyperparameters, when it was checked."""
+    """Losses after a few steps from the program's own hyperparameters, on made-up data, when it was checked."""
 
     inner_loss: Number
     outer_loss: Number
@@ -66,6 +66,8 @@ class ProgramRead(ProgramSummary):
     data: dict[str, list[LeafRead]] = Field(description="data sets that it takes, by name: their arrays")
     schedule: list[ScheduleRead]
     metrics: list[str] = Field(description="what it measures beside its losses")
+    num_params: int = Field(description="elementary parameters")
+    num_hyperparameters: int = Field(description="numbers that a job learns of all of them")
     platforms: list[str] = Field(examples=[["cpu", "cuda"]])
     jax_version: str = Field(description="that it was exported by")
     stablehlo_ops: list[str] = Field(description="operations that its functions are made of")
@@ -76,7 +78,8 @@ class ProgramRead(ProgramSummary):
     @classmethod
     def read(cls, stored: Stored[Program]) -> Self:
         """The row, and what was found when it was sent."""
-        return cls.model_validate(stored.row.summary | cls.columns(stored))
+        found = stored.row.summary
+        return cls.model_validate(found["manifest"] | found | cls.columns(stored))
 
 
 class ProgramPage(BaseModel):

@@ -25,7 +25,6 @@ def signatures(manifest: Manifest) -> dict[str, Signature]:
         inner_gradient      P H D S K → P              what training descends on
         inner_linearized    P H D S K → P H R          gradients, and residuals R of their linearization in P
         inner_product       R P → P H                  that linearization: both second-order products of a direction
-        inner_full_product  P H D S K P H → P H        the same of a direction in P and H
         outer_loss          P H D K → loss
         outer_gradient      P H D K → loss P H
         schedule            H → entries                those that depend on hyperparameters
@@ -51,7 +50,6 @@ def signatures(manifest: Manifest) -> dict[str, Signature]:
         "inner_gradient": Signature(at_step, params),
         "inner_linearized": Signature(at_step, (*params, *inner, *manifest.residuals)),
         "inner_product": Signature((*manifest.residuals, *params), (*params, *inner)),
-        "inner_full_product": Signature((*at_step, *params, *inner), (*params, *inner)),
         "outer_loss": Signature(at_end, (number["outer_loss"],)),
         "outer_gradient": Signature(at_end, (number["outer_loss"], *params, *outer)),
     }

@@ -68,7 +68,7 @@ def pin(session: Session, project_id: UUID, spec: JobSpec) -> tuple[JobSpec, Man
 
 def manifest_of(program: Program) -> Manifest:
     """What it says of itself, as it was found to be."""
-    return Manifest.model_validate({name: program.summary[name] for name in Manifest.model_fields})
+    return Manifest.model_validate(program.summary["manifest"])
 
 
 def of_job(session: Session, lease: Lease) -> Digests:

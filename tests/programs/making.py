@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 
 from core.programs import archive
-from core.programs.manifest import Manifest
+from core.programs.manifest import Manifest, read_manifest
 from core.programs.signatures import signatures
 
 STEPS = 5
@@ -61,11 +61,19 @@ def program(said="0.10.2", **changes):
     return archive.write(manifest, hyper, {name: name.encode() for name in signatures(manifest)})
 
 
-def found():
-    """What a check of such a program finds."""
-    beside = {"stablehlo_ops": ["stablehlo.add"], "custom_calls": [], "deterministic": True}
-    probe = {"inner_loss": 1.5, "outer_loss": 2.5}
-    return Manifest.model_validate(MANIFEST).model_dump(mode="json") | beside | {"probe": probe}
+def found(archived=None):
+    """What a check finds of an archive."""
+    manifest = read_manifest(io.BytesIO(program() if archived is None else archived))
+    return {
+        "manifest": manifest.model_dump(mode="json"),
+        "num_params": sum(leaf.size for leaf in manifest.params),
+        "num_hyperparameters": sum(leaf.size for leaf in manifest.hyper),
+        "stablehlo_ops": ["stablehlo.add"],
+        "custom_calls": [],
+        "deterministic": True,
+        "probe": {"inner_loss": 1.5, "outer_loss": 2.5},
+        "bytes": 77,
+    }
 
 
 def declaring(**changes):

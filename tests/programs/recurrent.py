@@ -1,76 +1,117 @@
-"""A problem that the service has never seen: a small recurrent net that tells sequences apart, exported by JAX."""
+"""A problem that the service has no kind for: a recurrent net on sequences, with dropout, everything learned."""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from core import export_problem
+from core import Problem
+from core.programs.exporting import export_problem
 
-STEPS, WIDTH, COUNT, LENGTH, FEATURES = 12, 6, 40, 5, 3
-HYPER = {
-    "log_scale": np.float64(-1.0),
-    "log_l2": np.float64(-5.0),
-    "log_step": np.full(STEPS, -1.0),
-    "momentum": np.float64(1.0),
-}
+STEPS, GROUPS = 20, 3
+EXAMPLES, BATCH, LENGTH, FEATURES, WIDTH = 48, 16, 5, 3, 6
 
 
-def sequences():
-    """Sequences [n, time, features], and whether their first feature sums to more than zero."""
-    inputs = np.random.default_rng(0).normal(size=(COUNT, LENGTH, FEATURES))
-    return inputs, (inputs[:, :, 0].sum(axis=1) > 0).astype(np.int64)
+class Case(NamedTuple):
+    """The user's functions, and what they are called with."""
+
+    functions: dict[str, Any]
+    hyper: dict[str, Any]
+    data: dict[str, dict[str, jax.Array]]
+
+    @property
+    def native(self):
+        """The problem as the local library has it."""
+        return Problem(
+            self.functions["init"],
+            Partial(self.functions["inner_loss"], self.data),
+            Partial(self.functions["outer_loss"], self.data),
+            self.functions["schedule"],
+        )
+
+    def export(self, **changes):
+        names = ("init", "inner_loss", "outer_loss", "schedule")
+        functions = {name: changes.pop(name, self.functions.get(name)) for name in names}
+        options = {"num_steps": STEPS, "data": self.data, "metrics": self.functions.get("metrics")} | changes
+        return export_problem(*functions.values(), options.pop("hyper", self.hyper), **options)
 
 
-def logits(params, inputs):
-    def cell(state, now):
-        return jnp.tanh(state @ params["recurrent"] + now @ params["inputs"]), None
+def outputs(params, inputs):
+    """A hidden state that reads the sequence, and one number read from it."""
 
-    start = jnp.zeros((len(inputs), WIDTH), inputs.dtype)
-    return jax.lax.scan(cell, start, inputs.swapaxes(0, 1))[0] @ params["outputs"]
+    def cell(hidden, at_once):
+        return jnp.tanh(hidden @ params["hidden"] + at_once @ params["inputs"]), None
 
-
-def loss(params, data):
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits(params, data["inputs"])), data["labels"][:, None], 1)
-    return -jnp.mean(chosen)
+    hidden = jnp.zeros((len(inputs), WIDTH), inputs.dtype)
+    return (jax.lax.scan(cell, hidden, inputs.swapaxes(0, 1))[0] @ params["output"])[:, 0]
 
 
-def init(hyper, key):
-    keys = jax.random.split(key, 3)
-    shapes = {"recurrent": (WIDTH, WIDTH), "inputs": (FEATURES, WIDTH), "outputs": (WIDTH, 2)}
-    scale = jnp.exp(hyper["log_scale"]).astype(jnp.float32)
-    return {
-        name: scale * jax.random.normal(key, shape, jnp.float32)
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
+def loss(params, inputs, labels):
+    return jnp.mean(jnp.logaddexp(0, -(2 * labels - 1).astype(inputs.dtype) * outputs(params, inputs)))
 
 
-def inner_loss(data, params, hyper, step, key):
-    part = {name: jax.lax.dynamic_slice_in_dim(all_, step % 2 * 20, 20) for name, all_ in data["train"].items()}
-    penalty = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-    return loss(params, part) + jnp.exp(hyper["log_l2"]).astype(jnp.float32) * penalty
-
-
-def outer_loss(data, params, hyper, key):
-    return loss(params, data["train"])
-
-
-def schedule(hyper):
-    return {"step_size": jnp.exp(hyper["log_step"]), "momentum": jax.nn.sigmoid(hyper["momentum"])}
-
-
-def accuracy(data, params, hyper, key):
-    right = jnp.argmax(logits(params, data["train"]["inputs"]), 1) == data["train"]["labels"]
-    return {"accuracy": jnp.mean(right.astype(jnp.float32))}
-
-
-def exported():
-    """The archive."""
-    data = {
-        "train": {
-            "inputs": jax.ShapeDtypeStruct((COUNT, LENGTH, FEATURES), jnp.float32),
-            "labels": jax.ShapeDtypeStruct((COUNT,), jnp.int32),
+def case(dtype=jnp.float32):
+    def init(hyper, key):
+        scales = {name: jnp.exp(scale).astype(dtype) for name, scale in hyper["log_scale"].items()}
+        shapes = {"hidden": (WIDTH, WIDTH), "inputs": (FEATURES, WIDTH), "output": (WIDTH, 1)}
+        keys = jax.random.split(key, GROUPS)
+        drawn = {
+            name: scales[name] * jax.random.normal(one, shape, dtype)
+            for one, (name, shape) in zip(keys, shapes.items(), strict=True)
         }
+        return drawn | {"output": drawn["output"] + hyper["output_start"].astype(dtype)}
+
+    def inner_loss(data, params, hyper, step, key):
+        start = step % (EXAMPLES // BATCH) * BATCH
+        inputs, labels = (
+            jax.lax.dynamic_slice_in_dim(data["train"][name], start, BATCH) for name in ("inputs", "labels")
+        )
+        kept = jax.random.bernoulli(key, 0.9, inputs.shape).astype(dtype)
+        penalties = [
+            jnp.exp(hyper["log_l2"][name]).astype(dtype) * jnp.sum(jnp.square(leaf))
+            for name, leaf in params.items()
+        ]
+        return loss(params, inputs * kept, labels) + sum(penalties)
+
+    def outer_loss(data, params, hyper, key):
+        smoothness = jnp.sum(jnp.square(hyper["output_start"])).astype(dtype)
+        return loss(params, data["valid"]["inputs"], data["valid"]["labels"]) + 1e-3 * smoothness
+
+    def schedule(hyper):
+        return {"step_size": jnp.exp(hyper["log_step_size"]), "momentum": jax.nn.sigmoid(hyper["momentum"])}
+
+    def metrics(data, params, hyper, key):
+        right = (outputs(params, data["valid"]["inputs"]) > 0) == data["valid"]["labels"]
+        return {"valid_accuracy": jnp.mean(right)}
+
+    functions = {
+        "init": init,
+        "inner_loss": inner_loss,
+        "outer_loss": outer_loss,
+        "schedule": schedule,
+        "metrics": metrics,
     }
-    return export_problem(
-        init, inner_loss, outer_loss, schedule, HYPER, num_steps=STEPS, data=data, metrics=accuracy
-    )
+    names = ("hidden", "inputs", "output")
+    hyper = {
+        "log_scale": {name: jnp.asarray(-1.0) for name in names},
+        "output_start": jnp.full((WIDTH, 1), 0.1),
+        "log_l2": {name: jnp.asarray(-5.0) for name in names},
+        "log_step_size": jnp.full((STEPS, GROUPS), -1.0),
+        "momentum": jnp.linspace(0, 2, STEPS),
+    }
+    rng = np.random.default_rng(0)
+    data = {}
+    for part in ("train", "valid"):
+        inputs = rng.normal(size=(EXAMPLES, LENGTH, FEATURES))
+        labels = (np.cumsum(inputs[..., 0], axis=1).max(axis=1) > 1).astype(np.int32)
+        data[part] = {"inputs": jnp.asarray(inputs, dtype), "labels": jnp.asarray(labels)}
+    return Case(functions, hyper, data)
+
+
+def flat(hyper):
+    """By the names that a program has for them."""
+    return {
+        ".".join(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(hyper)
+    }

@@ -20,6 +20,10 @@ CONTENT, DATA = making.program(), "ds_" + "0" * 24
 SPEC = JobSpec.model_validate(making.job("pr_" + "0" * 24, DATA))
 
 
+def spec(program, data):
+    return SPEC.pinned_program(program, {}, {"train": data})
+
+
 class Held:
     """A lease as `fetched` sees it, of a job about these digests."""
 
@@ -57,7 +61,7 @@ def data(storage):
 
 
 def test_program_and_data_are_fetched_by_their_digests(program, data):
-    given = uploads.fetched(Held(program, train=data), SPEC)
+    given = uploads.fetched(Held(program, train=data), spec(program, data))
     assert given.content == CONTENT
     assert list(given.data) == ["train"]
     assert given.data["train"].sha256 == data
@@ -75,4 +79,4 @@ def test_other_bytes_are_not_run(storage, program, data, tmp_path):
     (kept,) = tmp_path.rglob(program)
     kept.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(DamagedBlob, match="have another digest now"):
-        uploads.fetched(Held(program, train=data), SPEC)
+        uploads.fetched(Held(program, train=data), spec(program, data))
