@@ -23,6 +23,7 @@ from core.store.uploads import Stored, Uploads
 MAX_NAME = 200
 FORM_BYTES = 1 << 16  # that stand around the files of a form
 NAME_FIELD = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
+_STRAYS = 4  # parts that nobody asked for, so that they can be named
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ async def received(
     _multipart_only(request)
     texts = ("name", *texts)
     try:
-        async with request.form(max_files=len(files), max_fields=len(texts), max_part_size=4 * MAX_NAME) as form:
+        limits = {"max_files": len(files) + _STRAYS, "max_fields": len(texts) + _STRAYS}
+        async with request.form(**limits, max_part_size=4 * MAX_NAME) as form:
             sent = _sent(form.multi_items(), texts, files, wrong, accepted)
             yield sent, Keeper(state.sessions, state.storage, project, state.settings.quotas)
     except OSError as error:

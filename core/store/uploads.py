@@ -111,7 +111,7 @@ class Uploads(Generic[Row]):
         query = select(self._table).where(*self._is(project_id, upload_id))
         return session.scalar(query.with_for_update(read=True, key_share=True))
 
-    def _with_size(self) -> Select[Any]:
+    def _with_size(self) -> Select[Row, int]:
         return select(self._table, Blob.size).join(Blob, Blob.sha256 == self._table.sha256)
 
     def _is(self, project_id: UUID, upload_id: str) -> tuple[Any, Any]:
