@@ -49,8 +49,8 @@ def test_a_recurrent_net_is_exported_sent_and_learned_from_to_the_same_bits(clie
         "problem": {
             "kind": "program",
             "id": program["id"],
-            "data": {"train": data["id"]},
-            "initial": {"log_l2": -6.0},
+            "data": {name: one["id"] for name, one in data.items()},
+            "initial": {"log_l2.inputs": -6.0},
         },
         "training": {"optimizer": "sgd", "num_steps": recurrent.STEPS},
         "meta": {"num_iterations": 4, "evaluation_seeds": 2},

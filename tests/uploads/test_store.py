@@ -94,7 +94,7 @@ def test_a_project_sees_its_own_only(sessions, storage, project, other):
             datasets.remove(session, other, mine)
         assert datasets.page(session, other).stored == []
     for wrong in (mine, "ds_" + "0" * 24):
-        with pytest.raises(InvalidSpec, match=f"problem.row.id: no data set {wrong} in this project"):
+        with pytest.raises(InvalidSpec, match=f"problem.dataset.id: no data set {wrong} in this project"):
             create(sessions, other, wrong)
 
 
