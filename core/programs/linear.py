@@ -82,17 +82,11 @@ def _transpose(cotangents: Any, *arguments: Any, linear: Linear, count: int) -> 
 
 def _batched(arguments: Any, axes: Any, *, linear: Linear, count: int) -> Any:
     """One run after another: exported functions are for one."""
-    mapped = [
-        jnp.moveaxis(one, axis, 0)
-        for one, axis in zip(arguments, axes, strict=True)
-        if axis is not batching.not_mapped
-    ]
+    mapped = [jnp.moveaxis(one, axis, 0) for one, axis in zip(arguments, axes, strict=True) if axis is not None]
 
     def one_run(rows: Arrays) -> Arrays:
         left = iter(rows)
-        each = [
-            one if axis is batching.not_mapped else next(left) for one, axis in zip(arguments, axes, strict=True)
-        ]
+        each = [one if axis is None else next(left) for one, axis in zip(arguments, axes, strict=True)]
         return linear(each[:count], each[count:])
 
     results = jax.lax.map(one_run, mapped)

@@ -146,7 +146,7 @@ class Program:
     def _loss_tangent(self, taken: Arrays, rest: Arrays, along: list[Any]) -> Any:
         whole = any(not _is_zero(one) for one in along[self._num_params :])
         gradient = (self._gradients_at if whole else self._gradient_at)(taken, rest)
-        return self._loss_at(taken, rest), [_inner_product(gradient, along)]
+        return self._loss_at(taken, rest), [_inner_product(gradient, along, self.manifest.losses["inner_loss"])]
 
     def _gradient_primal(self, taken: Arrays, rest: Arrays) -> Arrays:
         found: Arrays = self._calls["inner_gradient"](*taken, *rest)
@@ -188,7 +188,7 @@ class Program:
 
     def _outer_tangent(self, taken: Arrays, rest: Arrays, along: list[Any]) -> Any:
         value, *gradient = self._calls["outer_gradient"](*taken, *rest)
-        return [value], [_inner_product(gradient, along)]
+        return [value], [_inner_product(gradient, along, self.manifest.losses["outer_loss"])]
 
     def _init_primal(self, taken: Arrays, rest: Arrays) -> Arrays:
         found: Arrays = self._calls["init"](*taken, *rest)
@@ -300,9 +300,9 @@ def _filled(along: list[Any], like: Sequence[jax.Array]) -> Arrays:
     return [jnp.zeros(one.shape, one.dtype) if _is_zero(t) else t for t, one in zip(along, like, strict=True)]
 
 
-def _inner_product(gradient: Arrays, along: list[Any]) -> jax.Array:
+def _inner_product(gradient: Arrays, along: list[Any], dtype: str) -> jax.Array:
     """Σ ⟨g, d⟩ over the directions that there are."""
-    terms = [jnp.sum(g * d) for g, d in zip(gradient, along, strict=False) if not _is_zero(d)]
+    terms = [jnp.sum(g * d).astype(dtype) for g, d in zip(gradient, along, strict=False) if not _is_zero(d)]
     return sum(terms[1:], terms[0])
 
 

@@ -1,6 +1,7 @@
 """Tests of programs run in 64-bit mode, as every user of the reversible engine must."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from tests.programs import recurrent
@@ -24,3 +25,13 @@ def case():
 @pytest.fixture(scope="session")
 def exported(case):
     return case.export()
+
+
+@pytest.fixture(scope="session")
+def case64():
+    return recurrent.case(jnp.float64)
+
+
+@pytest.fixture(scope="session")
+def exported64(case64):
+    return case64.export()

@@ -39,10 +39,8 @@ def assert_same_bits(native, found):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_the_hypergradient_is_the_native_one_bit_for_bit_and_certified(dtype):
-    case = recurrent.case(dtype)
-    native, found = both(case, case.export())
+def test_the_hypergradient_is_the_native_one_bit_for_bit_and_certified(case, exported):
+    native, found = both(case, exported)
     assert found.certificate.exact
     assert found.certificate.mode == native.certificate.mode
     assert found.certificate.stored_bits_per_param_step == native.certificate.stored_bits_per_param_step
@@ -50,14 +48,29 @@ def test_the_hypergradient_is_the_native_one_bit_for_bit_and_certified(dtype):
     assert all(float(jnp.max(jnp.abs(leaf))) > 0 for leaf in found.gradient.values())  # all is learned
 
 
-@pytest.mark.parametrize("engine", [unrolled(), checkpointed()], ids=["unrolled", "checkpointed"])
-def test_engines_in_floats_agree_with_native_ones(engine):
-    case = recurrent.case(jnp.float64)
-    native, found = both(case, case.export(), engine=engine)
+@pytest.mark.slow
+def test_so_it_is_in_float64(case64, exported64):
+    assert_same_bits(*both(case64, exported64))
+
+
+@pytest.mark.slow
+def test_so_it_is_where_every_step_draws_random_numbers():
+    case = recurrent.case(dropout=True)
+    assert_same_bits(*both(case, case.export()))
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [unrolled(), pytest.param(checkpointed(), marks=pytest.mark.slow)],
+    ids=["unrolled", "checkpointed"],
+)
+def test_engines_in_floats_agree_with_native_ones(case64, exported64, engine):
+    native, found = both(case64, exported64, engine=engine)
     for name, leaf in flat(native.gradient).items():
         np.testing.assert_allclose(found.gradient[name], leaf, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 def test_reversal_in_stretches_gives_native_bits(case, exported):
     assert_same_bits(*both(case, exported, engine=hybrid(checkpoints=3)))
 
@@ -67,6 +80,7 @@ def test_several_seeds_one_after_another_give_native_bits(case, exported):
     assert_same_bits(native, found)
 
 
+@pytest.mark.slow
 def test_several_seeds_side_by_side_agree(case, exported):
     native, found = both(case, exported, key=jax.random.split(KEY, 3), engine=reversible(side_by_side=3))
     assert found.certificate.exact
@@ -115,6 +129,7 @@ def test_schedule_entries_that_read_nothing_stay_independent(case):
     assert learned_of(problem_of(program, case.data), flat(case.hyper)) == {"step_size"}
 
 
+@pytest.mark.slow
 def test_hyperparameters_that_are_fixed_are_neither_differentiated_nor_summed(case, exported):
     hyper = flat(case.hyper)
     whole = both(case, exported)[1]
@@ -128,6 +143,7 @@ def test_hyperparameters_that_are_fixed_are_neither_differentiated_nor_summed(ca
         np.testing.assert_allclose(leaf, whole.gradient[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_an_inner_loss_that_reads_no_hyperparameters(case):
     def inner_loss(data, params, hyper, step, key):
         return recurrent.loss(params, data["train"]["inputs"], data["train"]["labels"])
