@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, deps, errors, queries
+from api.checks import Checker
 from api.last_used import LastUsed
 from api.limits import BodyLimit
 from api.plans import Planner
@@ -25,15 +26,16 @@ from api.routes import (
     jobs,
     keys,
     presets,
+    programs,
     project,
 )
 from api.schemas.service import Problem
 from api.streams import Streams
+from api.uploads import FORM_BYTES, TAKEN_AT_ONCE
 from core.config import Settings, get_settings
 from core.storage import open_storage
 from core.store.session import close_store, open_store
 
-_FORM_BYTES = 1 << 16  # that stand around the files of an upload
 _PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 
 
@@ -45,9 +47,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
         app.state.parsing = CapacityLimiter(datasets.PARSED_AT_ONCE)
-        app.state.uploading = CapacityLimiter(datasets.TAKEN_AT_ONCE)
+        app.state.uploading = CapacityLimiter(TAKEN_AT_ONCE)
         yield
         app.state.planner.close()
+        app.state.checker.close()
         await app.state.streams.close()
         app.state.last_used.close()
         close_store(app.state.sessions)
@@ -64,18 +67,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
     app.state.turns = asyncio.Semaphore(deps.TURNS)
     app.state.planner = Planner(settings)
+    app.state.checker = Checker(settings)
     app.state.streams = Streams(app.state.sessions, settings)
     app.state.rates = Rates(settings)
     app.state.strangers = Strangers(settings)
     app.state.last_used = LastUsed(app.state.sessions)
     app.state.storage = open_storage(settings)
-    uploads = {("POST", datasets.router.prefix): settings.max_upload_bytes + _FORM_BYTES}
+    uploads = {
+        ("POST", datasets.router.prefix): settings.max_upload_bytes + FORM_BYTES,
+        ("POST", programs.router.prefix): settings.max_program_bytes + FORM_BYTES,
+    }
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     errors.install(app)
     modules = (
         jobs,
         events,
         datasets,
+        programs,
         hyperparameters,
         figures,
         deliveries,

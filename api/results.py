@@ -10,7 +10,7 @@ from uuid import UUID
 
 import numpy as np
 
-from core.hyperparameters import UNITS, Group, Layout
+from core.hyperparameters import Group, Layout
 from core.records import Values
 from core.store import jobs
 from core.store.learned import Learned
@@ -104,7 +104,7 @@ def _described(layout: Layout, groups: tuple[Group, ...]) -> dict[str, Any]:
         "axes": layout.axes,
         "groups": [group.name for group in groups] if by_group else [],
         "transform": layout.transform,
-        "unit": UNITS[layout.name],
+        "unit": layout.unit,
     }
 
 

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest accepted request body")
     storage_url: str = Field(
         "",
-        description="where uploaded data are kept: a folder, or a URL that fsspec knows, such as s3://bucket/prefix; "
+        description="where uploads are kept: a folder, or a URL that fsspec knows, such as s3://bucket/prefix; "
         "the same for API, workers and janitor",
     )
     storage_cache: Path | None = Field(
@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     storage_cache_bytes: int = Field(4 << 30, gt=0, description="the least recently used copies make room")
     max_upload_bytes: int = Field(256 << 20, gt=0, description="largest accepted upload, as it is sent")
     max_dataset_bytes: int = Field(1 << 30, gt=0, description="largest data set, decompressed")
+    max_program_bytes: int = Field(64 << 20, gt=0, description="largest accepted program, as it is sent")
+    check_seconds: float = Field(60.0, gt=0, description="that checking a program may take before it is refused")
+    check_memory_bytes: int = Field(4 << 30, gt=0, description="memory that checking a program may take")
     max_parameters: int = Field(50_000_000, gt=0, description="elementary parameters of a job's model")
     max_hyperparameters: int = Field(10_000_000, gt=0, description="per job")
     max_snapshot_bytes: int = Field(
@@ -94,7 +97,9 @@ class Settings(BaseSettings):
     )
     quota_queued_jobs: int = Field(100_000, ge=0, description="of a project, unless it has a quota of its own")
     quota_running_jobs: int = Field(1_000, ge=0, description="of a project at once; more wait")
-    quota_stored_bytes: int = Field(1 << 40, ge=0, description="of a project's learned values and data sets")
+    quota_stored_bytes: int = Field(
+        1 << 40, ge=0, description="of a project's learned values, data sets and programs"
+    )
     quota_device_seconds_per_day: int = Field(
         100 * 86_400, ge=0, description="of a project's jobs together, from midnight to midnight UTC"
     )

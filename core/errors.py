@@ -193,6 +193,12 @@ class UnsupportedDataset(CoreError):  # noqa: N818
     code = "unsupported_media_type"
 
 
+class InvalidProgram(CoreError):  # noqa: N818
+    """An exported program that is damaged, that lies about itself, or that may not or cannot be run."""
+
+    code = "invalid_program"
+
+
 class StorageUnavailable(CoreError):  # noqa: N818
     """Uploaded data cannot be kept or fetched."""
 

@@ -20,6 +20,7 @@ from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import CoreError, StorageUnavailable
+from core.programs.given import GivenProgram, fetched
 from core.spec import JobSpec
 from core.storage import open_storage
 
@@ -44,7 +45,7 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     """
     from core.learning import Learner  # JAX; after its limits are set
 
-    learner = Learner.from_spec(spec, given=_uploaded(spec))
+    learner = Learner.from_spec(spec, given=_given(spec))
     hypergradients = spec.num_iterations * spec.meta.seeds_per_iteration
     return {
         "machine": learner.provenance()["device"],
@@ -56,13 +57,17 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def _uploaded(spec: JobSpec) -> GivenData | None:
-    """The data that the specification names by their digest; who asks may see them."""
-    if spec.uploaded is None:
+def _given(spec: JobSpec) -> GivenData | GivenProgram | None:
+    """The data or the program that the specification names by digests; who asks may see them."""
+    if spec.uploaded is None and spec.program is None:
         return None
-    storage, sha256 = open_storage(get_settings()), spec.uploaded.sha256
-    if storage is None or sha256 is None:
-        raise StorageUnavailable("uploaded data cannot be read: there is no RETROGRAD_STORAGE_URL, or no digest")
+    storage = open_storage(get_settings())
+    if storage is None:
+        raise StorageUnavailable("what was uploaded cannot be read: there is no RETROGRAD_STORAGE_URL")
+    if spec.uploaded is None:
+        return fetched(spec, storage.opened)
+    if (sha256 := spec.uploaded.sha256) is None:
+        raise StorageUnavailable("uploaded data cannot be read without their digest")
     with storage.opened(sha256) as file:
         return uploads.canonical.read(file, sha256)
 

@@ -23,11 +23,12 @@ from core.spec import (
     Labels,
     MultitaskProblem,
     Problem,
+    ProgramProblem,
     Scheduled,
     TaskMixing,
     ToyProblem,
 )
-from core.starts import Constant, Listed, Noise, Sharing, Start
+from core.starts import Constant, Exactly, InProgram, Listed, Noise, Sharing, Start
 
 UNITS = {
     "step_size": "weight per velocity",
@@ -65,7 +66,8 @@ class Group:
 @dataclass(frozen=True)
 class Layout:
     """How one hyperparameter is laid out. A `weight` axis runs through all groups, each flattened row by row; a `unit`
-    axis through the units of all layers, and a `shared_weight` axis through the weights of one of several tasks.
+    axis through the units of all layers, and a `shared_weight` axis through the weights of one of several tasks. What
+    the axes of a program's hyperparameters mean is its own affair: they are numbered.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Layout:
     transform: str
     start: Start  # natural values
     outer_penalty: float = 0.0
+    unit: str = ""  # of natural values; unknown of a program's
 
     @property
     def size(self) -> int:
@@ -112,6 +115,8 @@ def groups_of(problem: Problem, num_features: int, num_classes: int) -> tuple[Gr
     """Parameter groups of a problem, in the order of `jax.tree.leaves` of its parameters."""
     if isinstance(problem, ToyProblem):
         return (Group("weights", (2,)),)
+    if isinstance(problem, ProgramProblem):
+        raise TypeError("a program says itself which parameters it has")
     tasks = (problem.dataset.num_tasks,) if isinstance(problem, MultitaskProblem) else ()
     widths = (num_features, *problem.model.hidden, num_classes)
     groups: list[Group] = []
@@ -124,8 +129,13 @@ def groups_of(problem: Problem, num_features: int, num_classes: int) -> tuple[Gr
 
 
 def layouts_of(spec: JobSpec, groups: tuple[Group, ...]) -> dict[str, Layout]:
-    """Layout of every hyperparameter of a job, learned or not, by name."""
+    """Layout of every hyperparameter of a job, learned or not, by name.
+
+    Those of a program have the shapes that its job was given when it was created.
+    """
     problem = spec.problem
+    if isinstance(problem, ProgramProblem):
+        return {name: _own_layout(problem, name, shape) for name, shape in (problem.shapes or {}).items()}
     lengths = {
         "step": spec.training.num_steps,
         "group": len(groups),
@@ -160,6 +170,25 @@ def _layout(name: str, hyper: Hyperparameter, axes: tuple[str, ...], lengths: di
         transform=hyper.transform,
         start=_start(hyper),
         outer_penalty=hyper.outer_penalty,
+        unit=UNITS[name],
+    )
+
+
+def _own_layout(problem: ProgramProblem, name: str, shape: tuple[int, ...]) -> Layout:
+    match problem.initial.get(name):
+        case None:
+            start: Start = InProgram()
+        case float(value):
+            start = Constant(value)  # not written out: a program may have more of them than there is memory
+        case values:
+            start = Exactly.of(values)
+    return Layout(
+        name=name,
+        learn=problem.learns(name),
+        axes=tuple(f"axis_{number}" for number in range(len(shape))),
+        shape=shape,
+        transform="identity",
+        start=start,
     )
 
 

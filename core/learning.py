@@ -32,6 +32,7 @@ from core.meta_optimization import MetaIteration, MetaState, initial_state, meta
 from core.moments import mean_and_deviation, moments
 from core.problems.inner import Draw, InnerProblem
 from core.problems.made import inner_problem
+from core.programs.given import GivenProgram
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.safeguard import guarded, look
 from core.scan import points_of, scan
@@ -61,7 +62,7 @@ class Learner:
         cls,
         spec: JobSpec,
         *,
-        given: GivenData | None = None,
+        given: GivenData | GivenProgram | None = None,
         interrupt: Callable[[], None] = lambda: None,
         keep_in: Path | None = None,
     ) -> Learner:
@@ -69,13 +70,15 @@ class Learner:
 
         Args:
             spec: the job.
-            given: its data, where they were uploaded.
+            given: its data, or the program that it is about with its data, where they were uploaded.
             interrupt: called between jitted segments, about once a second or more often; what it raises ends the
                 learning.
             keep_in: folder of this job, where stretches of a training with checkpoints are kept: see `hybrid`.
 
         Raises:
-            InvalidSpec: a data set is missing, damaged or smaller than the split.
+            InvalidSpec: a data set is missing, damaged or smaller than the split; or the program is missing, or another
+                than the job wants.
+            InvalidProgram: it is damaged, or made of what is not run.
         """
         return cls(spec, inner_problem(spec, given), interrupt, keep_in)
 
@@ -120,7 +123,7 @@ class Learner:
             FixedPointOverflow: training diverged.
         """
         key = _key(_EVALUATION_KEYS, number)
-        return self.inner.evaluate(values, number, lambda problem: self._trained(problem, values, key))
+        return self.inner.evaluate(values, number, key, lambda problem: self._trained(problem, values, key))
 
     def _trained(self, problem: Problem, values: Values, key: jax.Array) -> Any:
         return train(

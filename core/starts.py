@@ -73,4 +73,39 @@ class Sharing:
         return {"sharing": list(self.shares)}
 
 
-Start: TypeAlias = Constant | Noise | Listed | Sharing
+@dataclass(frozen=True)
+class Exactly:
+    """These very numbers."""
+
+    shape: tuple[int, ...]
+    content: bytes  # little-endian float64
+
+    @classmethod
+    def of(cls, values: Any) -> Exactly:
+        """From numbers of any shape."""
+        array = np.ascontiguousarray(values, "<f8")
+        return cls(np.shape(values), array.tobytes())
+
+    def values(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Float64 of this shape."""
+        return np.frombuffer(self.content, "<f8").reshape(shape).astype(np.float64)
+
+    def described(self) -> Any:
+        """As JSON."""
+        return self.values(self.shape).tolist()
+
+
+@dataclass(frozen=True)
+class InProgram:
+    """Where the program has it, which is known to whoever has read the program."""
+
+    def values(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Not known here."""
+        raise TypeError("only the program knows where its hyperparameters start")
+
+    def described(self) -> Any:
+        """As JSON."""
+        return {"as": "exported"}
+
+
+Start: TypeAlias = Constant | Noise | Listed | Sharing | Exactly | InProgram

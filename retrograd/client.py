@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tempfile
@@ -252,6 +253,31 @@ class Client:
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a data set that no job still learns from."""
         self._request("DELETE", f"/v1/datasets/{quote(dataset_id, safe='')}")
+
+    # Programs
+
+    def upload_program(self, program: Path | str | bytes, name: str) -> Json:
+        """Send a problem that `export_problem` has made, to be checked and kept; a job names it by its `id`.
+
+        Args:
+            program: its file, or its bytes.
+            name: for lists.
+        """
+        with io.BytesIO(program) if isinstance(program, bytes) else Path(program).open("rb") as file:
+            files = {"file": file}
+            return self._json("POST", "/v1/programs", data={"name": name}, files=files, timeout=_UPLOAD_SECONDS)
+
+    def programs(self, limit: int = 20) -> list[Json]:
+        """The newest programs of this key's project."""
+        return list(self._json("GET", "/v1/programs", params={"limit": limit})["data"])
+
+    def program(self, program_id: str) -> Json:
+        """What its functions take and return, and what was found when it was checked."""
+        return self._json("GET", f"/v1/programs/{quote(program_id, safe='')}")
+
+    def delete_program(self, program_id: str) -> None:
+        """Delete a program that no job still runs."""
+        self._request("DELETE", f"/v1/programs/{quote(program_id, safe='')}")
 
     # Results and presets
 

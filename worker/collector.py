@@ -1,4 +1,4 @@
-"""Deletes stored bytes that belong to no data set."""
+"""Deletes stored bytes that belong to no upload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings
 from core.storage import open_storage
-from core.store import datasets
+from core.store import blobs
 
 COLLECT_SECONDS = 60.0
 SWEEP_SECONDS = 6 * 3600.0
@@ -38,14 +38,14 @@ class Collector:
             survive(self.collect)
             stop.wait(COLLECT_SECONDS)
 
-    def collect(self, unused_seconds: float = datasets.UNUSED_SECONDS) -> int:
+    def collect(self, unused_seconds: float = blobs.UNUSED_SECONDS) -> int:
         """Delete blobs that nobody has used for so long; returns how many."""
         if self._storage is None:
             return 0
         collected, more = 0, True
         while more:
             with self._sessions.begin() as session:  # one a transaction: its row is locked while its bytes go
-                more = datasets.collect(session, self._storage.delete, unused_seconds)
+                more = blobs.collect(session, self._storage.delete, unused_seconds)
             collected += more
         if collected:
             log.info("%d unused blobs deleted", collected)
@@ -59,7 +59,7 @@ class Collector:
         adopted, found = 0, self._storage.found()
         while batch := list(islice(found, _BATCH)):
             with self._sessions.begin() as session:
-                adopted += datasets.adopt(session, batch)
+                adopted += blobs.adopt(session, batch)
         if adopted:
             log.warning("%d blobs are stored that no row knew of", adopted)
         return adopted

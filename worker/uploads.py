@@ -1,52 +1,75 @@
-"""Uploaded data, fetched for the job that is about them."""
+"""Uploads, fetched for the job that is about them."""
 
 from __future__ import annotations
 
 import logging
 import time
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TypeVar
 
 from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import StorageUnavailable
+from core.programs import given
+from core.programs.given import GivenProgram
 from core.spec import JobSpec
 from core.storage import Storage, open_storage
-from core.store import datasets
-from core.store.errors import DatasetDeleted
+from core.store import datasets, programs
+from core.store.errors import DatasetDeleted, ProgramDeleted
 from worker.lease import HeldLease
 
 PATIENCE_SECONDS = 600.0
 RETRY_SECONDS = 5.0
 
+_T = TypeVar("_T")
+
 log = logging.getLogger(__name__)
 
 
-def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | None:
-    """The data that the job's owner uploaded; None where it is about others.
+def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | GivenProgram | None:
+    """What the job's owner uploaded for it; None where it is about nothing of theirs.
 
     Raises:
-        DatasetDeleted: they are no longer there.
+        DatasetDeleted: data are no longer there.
+        ProgramDeleted: the program is no longer there.
         DamagedBlob: they are not what was uploaded.
         StorageUnavailable: this worker knows no storage, or it has not answered for ten minutes.
     """
-    if spec.uploaded is None:
+    if spec.uploaded is not None:
+        sha256 = lease.run(datasets.of_job)
+        if sha256 is None:
+            raise DatasetDeleted(spec.uploaded.id)
+        return _patiently(lease, partial(_data, sha256))
+    if spec.program is None:
         return None
-    sha256 = lease.run(datasets.of_job)
-    if sha256 is None:
-        raise DatasetDeleted(spec.uploaded.id)
+    there = lease.run(programs.of_job)
+    if there.program is None:
+        raise ProgramDeleted(spec.program.id)
+    for name, dataset_id in spec.program.data.items():
+        if name not in there.data:
+            raise DatasetDeleted(dataset_id)
+    return _patiently(lease, lambda: given.fetched(spec, _storage().opened))
+
+
+def _patiently(lease: HeldLease, read: Callable[[], _T]) -> _T:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with _storage().opened(sha256) as file:
-                return uploads.canonical.read(file, sha256)
+            return read()
         except OSError as error:  # an outage is no fault of the job
             if time.monotonic() > deadline:
                 raise StorageUnavailable(
-                    f"the data of the job cannot be fetched: {error}; retry it once the storage answers"
+                    f"what was uploaded for the job cannot be fetched: {error}; retry it once the storage answers"
                 ) from error
             log.warning("job %s: the storage is away, trying again: %s", lease.job_id, error)
         lease.wait(RETRY_SECONDS)
+
+
+def _data(sha256: str) -> GivenData:
+    with _storage().opened(sha256) as file:
+        return uploads.canonical.read(file, sha256)
 
 
 @cache

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, BinaryIO
-from uuid import UUID
+from typing import Annotated
 
-from anyio import CapacityLimiter, WouldBlock, to_thread
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
-from sqlalchemy.orm import Session, sessionmaker
-from starlette.datastructures import FormData, UploadFile
 
 from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
-from api.errors import Busy, UnsupportedMediaType
 from api.parameters import Absent
 from api.schemas.datasets import DatasetPage, DatasetRead
+from api.uploads import NAME_FIELD, Keeper, Sent, received
 from core import uploads
-from core.errors import InvalidDataset, StorageUnavailable
-from core.quotas import Quotas
-from core.storage import Storage
-from core.store import datasets, quotas
-from core.store.datasets import Stored
-
-log = logging.getLogger(__name__)
+from core.errors import InvalidDataset
+from core.store import datasets
+from core.store.models import Dataset
+from core.store.uploads import Stored
 
 PARSED_AT_ONCE = 2
 """Uploads that are checked at the same time; others wait."""
 
-TAKEN_AT_ONCE = 16
-"""Uploads on their way at the same time."""
-
-_MAX_NAME = 200
-_TEXTS, _FILES = ("name", "kind"), ("file", "images", "labels")
+_TEXTS, _FILES = ("kind",), ("file", "images", "labels")
 _FORM = {
     "type": "object",
     "required": ["name"],
     "additionalProperties": False,
     "properties": {
-        "name": {"type": "string", "minLength": 1, "maxLength": _MAX_NAME},
+        "name": NAME_FIELD,
         "kind": {
             "type": "string",
             "enum": list(uploads.KINDS),
@@ -75,22 +62,13 @@ async def upload(request: Request, project: SenderDep, settings: SettingsDep, re
 
     Whole numbers are divided by the largest before training, floats are taken as they are.
     """
-    storage = _storage(request)
-    _multipart_only(request)
-    try:
-        async with (
-            _place(request.app.state.uploading),
-            request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form,
-        ):
-            name, kind, files = _sent(form)
-            keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files, settings.quotas)
-            limiter = request.app.state.parsing
-            stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
-    except OSError as error:
-        log.error("an upload could not be kept: %s", error)
-        raise StorageUnavailable("the data cannot be stored now; try again later") from error
+    async with received(
+        request, project, texts=_TEXTS, files=_FILES, wrong=InvalidDataset, accepted=f"{uploads.ACCEPTED} as files"
+    ) as (sent, keeper):
+        keep = partial(_keep, keeper, sent, settings.max_dataset_bytes)
+        stored, is_new = await to_thread.run_sync(keep, limiter=request.app.state.parsing)
     response.status_code = 201 if is_new else 200
-    response.headers["Location"] = f"/v1/datasets/{stored.dataset.id}"
+    response.headers["Location"] = f"/v1/datasets/{stored.row.id}"
     return DatasetRead.of(stored)
 
 
@@ -103,7 +81,7 @@ def list_datasets(
 ) -> DatasetPage:
     """One page of the project's data sets."""
     page = datasets.page(session, project, after=after, limit=limit)
-    return DatasetPage(data=[DatasetRead.of(one) for one in page.datasets], next=page.next)
+    return DatasetPage(data=[DatasetRead.of(one) for one in page.stored], next=page.next)
 
 
 @router.get("/{dataset_id}", summary="Look at a data set")
@@ -118,72 +96,7 @@ def delete_dataset(dataset_id: DatasetId, project: ProjectDep, session: SessionD
     datasets.remove(session, project, dataset_id)
 
 
-def _storage(request: Request) -> Storage:
-    storage: Storage | None = request.app.state.storage
-    if storage is None:
-        raise StorageUnavailable("this server keeps no data; set RETROGRAD_STORAGE_URL to a folder or a bucket")
-    return storage
-
-
-@asynccontextmanager
-async def _place(limiter: CapacityLimiter) -> AsyncIterator[None]:
-    """One of the uploads that are taken at the same time: each holds as many bytes as one may have."""
-    try:
-        limiter.acquire_nowait()
-    except WouldBlock as error:
-        raise Busy("too many uploads at once") from error
-    try:
-        yield
-    finally:
-        limiter.release()
-
-
-def _multipart_only(request: Request) -> None:
-    given = request.headers.get("content-type", "").lower()
-    kind, _, parameters = given.partition(";")
-    if kind.strip() != "multipart/form-data" or "charset" in parameters:  # it would choose how names are decoded
-        raise UnsupportedMediaType(given[:80], "multipart/form-data")
-
-
-def _sent(form: FormData) -> tuple[str, str | None, dict[str, BinaryIO]]:
-    """Name, kind and files of a request."""
-    texts: dict[str, str] = {}
-    files: dict[str, BinaryIO] = {}
-    for field, value in form.multi_items():
-        known, into = (_FILES, files) if isinstance(value, UploadFile) else (_TEXTS, texts)
-        if field not in known:
-            what = f"a {'file' if known is _FILES else 'text'} named {field[:40]!a}"
-            raise InvalidDataset(f"the request holds {what}; send name as text, and {uploads.ACCEPTED} as files")
-        if field in into:
-            raise InvalidDataset(f"{field}: is there twice; send it once")
-        into[field] = value.file if isinstance(value, UploadFile) else value  # type: ignore[assignment]
-    name = texts.get("name", "")
-    if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-        raise InvalidDataset(f"name: is needed, of 1 to {_MAX_NAME} printable characters")
-    return name, texts.get("kind"), files
-
-
-def _keep(
-    sessions: sessionmaker[Session],
-    storage: Storage,
-    project: UUID,
-    name: str,
-    kind: str | None,
-    files: dict[str, BinaryIO],
-    defaults: Quotas,
-    max_bytes: int,
-) -> tuple[Stored, bool]:
-    """Check, store, and make known, in an order that leaves nothing that the janitor does not find."""
+def _keep(keeper: Keeper, sent: Sent, max_bytes: int) -> tuple[Stored[Dataset], bool]:
     with tempfile.TemporaryFile() as file:
-        found = uploads.normalise(files, kind, file, max_bytes)
-        with sessions.begin() as session:
-            limits = quotas.of(session, project, defaults)
-            if not datasets.is_there(session, project, name, found.sha256):
-                quotas.check_room(session, project, limits, found.size)
-            datasets.expect(session, found.sha256, found.size)
-        storage.put(file, found.sha256)
-    with sessions.begin() as session:
-        stored, is_new = datasets.add(session, project, name, found.sha256, found.summary)
-        if is_new:
-            quotas.check(session, project, limits, added_bytes=stored.size)
-        return stored, is_new
+        found = uploads.normalise(sent.files, sent.texts.get("kind"), file, max_bytes)
+        return keeper.keep(datasets.SETS, sent.name, file, found.sha256, found.size, found.summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
@@ -20,16 +20,34 @@ from api.schemas.plans import PlanRead
 from api.schemas.records import IterationPage, IterationRead, TrialList, TrialRead
 from core import presets, receivers
 from core.config import Settings
-from core.datasets import DatasetInfo
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
-from core.store import datasets, idempotency, iterations, jobs, trials, webhooks
+from core.store import idempotency, iterations, jobs, pins, trials, webhooks
 from core.store.models import ENDED, Job, State
+from core.store.pins import Pinned
 
 _POLL_SECONDS = "2"
 _MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
+
+_EXAMPLES: dict[str, Any] = {
+    **{name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()},
+    "own-program": {
+        "summary": "A problem of your own, exported by JAX and sent to POST /v1/programs",
+        "value": {
+            "problem": {
+                "kind": "program",
+                "id": "pr_0123456789abcdef01234567",
+                "data": {"train": "ds_0123456789abcdef01234567"},
+                "learn": ["log_step_size"],
+                "initial": {"log_step_size": -1.0},
+            },
+            "training": {"optimizer": "sgd", "num_steps": 50},
+            "meta": {"num_iterations": 20, "step_size": 0.1},
+        },
+    },
+}
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -72,11 +90,7 @@ def create_job(
     ] = None,
     asked: Annotated[
         JobRequest | None,
-        Body(
-            openapi_examples={
-                name: {"value": presets.get(name).model_dump(mode="json")} for name in presets.names()
-            }
-        ),
+        Body(openapi_examples=_EXAMPLES),
     ] = None,
     dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
     idempotency_key: IdempotencyKey = None,
@@ -85,20 +99,20 @@ def create_job(
     spec, preset = _asked_for(None if asked is None else asked.spec(), preset)
     webhook = _webhook(asked, settings)
     if dry_run:
-        spec, uploaded = datasets.pin(session, project, spec)
-        groups = _groups(spec, uploaded, settings.max_parameters, quotas.hyperparameters_per_job)
+        pinned = pins.pin(session, project, spec)
+        groups = _groups(pinned, settings.max_parameters, quotas.hyperparameters_per_job)
         session.commit()  # a plan takes seconds, and needs no database
-        return _planned(request.app.state.planner, spec, preset, groups)
+        return _planned(request.app.state.planner, pinned.spec, preset, groups)
 
     def create() -> Job:
-        pinned, uploaded = datasets.pin(session, project, spec)
+        pinned = pins.pin(session, project, spec)
         job = jobs.create(
             session,
             project,
-            pinned,
+            pinned.spec,
             preset=preset,
             queue=settings.queue,
-            groups=_groups(pinned, uploaded, settings.max_parameters, quotas.hyperparameters_per_job),
+            groups=_groups(pinned, settings.max_parameters, quotas.hyperparameters_per_job),
             max_snapshot_bytes=settings.max_snapshot_bytes,
             limits=quotas,
         )
@@ -248,16 +262,16 @@ def _check_text(spec: JobSpec) -> None:
         raise InvalidSpec((("name",), "holds a NUL character, which cannot be kept; remove it"))
 
 
-def _groups(
-    spec: JobSpec, uploaded: DatasetInfo | None, max_parameters: int, max_hyperparameters: int
-) -> tuple[Group, ...]:
-    """The job's parameter groups, once data set, model and hyperparameters are known to be in bounds."""
-    groups = groups_for(spec, uploaded)
+def _groups(pinned: Pinned, max_parameters: int, max_hyperparameters: int) -> tuple[Group, ...]:
+    """The job's parameter groups, once data, model and hyperparameters are known to be in bounds."""
+    spec = pinned.spec
+    groups = groups_for(spec, pinned.uploaded, pinned.program)
     parameters = sum(group.size for group in groups)
     if parameters > max_parameters:
+        where = ("problem", "id") if spec.program is not None else ("problem", "model", "hidden")
         raise InvalidSpec(
             (
-                ("problem", "model", "hidden"),
+                where,
                 f"a model of {parameters} parameters, more than {max_parameters}; use fewer or narrower layers",
             )
         )
@@ -266,9 +280,9 @@ def _groups(
         if layout.size > max_hyperparameters:
             raise InvalidSpec(
                 (
-                    ("hyperparameters", name),
-                    f"{layout.size} values, more than {max_hyperparameters}; use fewer examples, a smaller "
-                    "model, or fewer axes (per)",
+                    ("problem", "id") if spec.program is not None else ("hyperparameters", name),
+                    f"{layout.size} values{_of(name, spec)}, more than {max_hyperparameters}; use fewer examples, a "
+                    "smaller model, or fewer axes (per)",
                 )
             )
     learned = count_learned(layouts)
@@ -283,12 +297,17 @@ def _groups(
     if learned > max_hyperparameters:
         raise InvalidSpec(
             (
-                ("hyperparameters",),
+                ("problem", "learn") if spec.program is not None else ("hyperparameters",),
                 f"{learned} values to learn, more than {max_hyperparameters}; learn fewer, or let them "
                 "differ along fewer axes (per)",
             )
         )
     return groups
+
+
+def _of(name: str, spec: JobSpec) -> str:
+    """Whose values, where the place of the error does not say so."""
+    return f" of {name}" if spec.program is not None else ""
 
 
 def _planned(planner: Planner, spec: JobSpec, preset: str | None, groups: tuple[Group, ...]) -> Response:

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from core.store.datasets import Stored
+from core.store.models import Dataset
+from core.store.uploads import Stored
 
 
 class ArrayRead(BaseModel):
@@ -30,9 +31,9 @@ class DatasetRead(BaseModel):
     scale: float = Field(description="what inputs are divided by before training")
 
     @classmethod
-    def of(cls, stored: Stored) -> DatasetRead:
+    def of(cls, stored: Stored[Dataset]) -> DatasetRead:
         """The row, and what was found when it was uploaded."""
-        row = stored.dataset
+        row = stored.row
         shown = {"id": row.id, "name": row.name, "created_at": row.created_at, "sha256": row.sha256}
         return cls.model_validate(shown | {"bytes": stored.size} | row.summary)
 

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from core.engines.problem import Hyper, Params, Problem
 from core.errors import InvalidProblem
-from core.reversal.dependence import depending_outputs, is_literal
+from core.reversal.dependence import depending_outputs, read_inputs
 from core.reversal.optimizers import Optimizer, State
 from core.reversal.schedule import Schedule, normalize, prepare
 from core.reversal.seeds import ONE, Seeds
@@ -24,8 +24,8 @@ def begin(
 ) -> tuple[Params, Schedule]:
     """Initial parameters and schedule, as the problem gives them, of a training run."""
     params = problem.init(hyper, key)
-    _check_params(params)
-    _check_losses(problem, params, hyper, key)
+    check_params(params)
+    check_losses(problem, params, hyper, key)
     return params, normalize(problem.schedule(hyper), optimizer, params, num_steps)
 
 
@@ -111,12 +111,10 @@ def accumulators(problem: Problem, params: Params, hyper: Hyper, key: jax.Array)
     jaxpr = jax.make_jaxpr(
         lambda leaves: problem.inner_loss(params, treedef.unflatten(leaves), jnp.zeros((), jnp.int64), key)
     )(leaves).jaxpr
-    read = {var for equation in jaxpr.eqns for var in equation.invars if not is_literal(var)}
-    read |= {var for var in jaxpr.outvars if not is_literal(var)}
     return {
         index: jnp.zeros(leaf.shape, jnp.float64)  # a sum over all steps, whatever the precision of its terms
-        for index, (leaf, var) in enumerate(zip(leaves, jaxpr.invars, strict=True))
-        if var in read
+        for index, (leaf, read) in enumerate(zip(leaves, read_inputs(jaxpr), strict=True))
+        if read
     }
 
 
@@ -126,7 +124,8 @@ def replace_leaves(tree: Any, replacements: dict[int, jax.Array]) -> Any:
     return treedef.unflatten([replacements.get(index, leaf) for index, leaf in enumerate(leaves)])
 
 
-def _check_params(params: Params) -> None:
+def check_params(params: Params) -> None:
+    """Raise InvalidProblem unless there are parameters to train, of one of the types that gradients have."""
     leaves = jax.tree.leaves(params)
     dtypes = {jnp.dtype(leaf.dtype).name for leaf in leaves}
     if not leaves or not dtypes <= {"float32", "float64"}:
@@ -141,7 +140,8 @@ def _check_params(params: Params) -> None:
         )
 
 
-def _check_losses(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> None:
+def check_losses(problem: Problem, params: Params, hyper: Hyper, key: jax.Array) -> None:
+    """Raise InvalidProblem unless both losses are one real number."""
     losses = {
         "inner_loss": jax.eval_shape(problem.inner_loss, params, hyper, jnp.zeros((), jnp.int64), key),
         "outer_loss": jax.eval_shape(problem.outer_loss, params, hyper, key),

@@ -78,7 +78,7 @@ class Classifier:
         """See `InnerProblem`: always the same."""
         return Draw(self._problem, self._losses)
 
-    def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
+    def evaluate(self, hyper: Hyper, number: int, key: jax.Array, train: Train) -> Evaluation:
         """See `InnerProblem`. Measures: the share of each part that is classified rightly; of learned example weights
         how well they tell corrupted labels from clean ones (area under the ROC curve); and of learned labels the share
         of the corrupted ones whose likeliest class is the true one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from core.engines import Problem
@@ -42,6 +43,6 @@ class InnerProblem(Protocol):
         """Of the meta-iteration of this number."""
         ...
 
-    def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
-        """What training with these hyperparameters leads to, on the evaluation seed of this number."""
+    def evaluate(self, hyper: Hyper, number: int, key: jax.Array, train: Train) -> Evaluation:
+        """What training with these hyperparameters leads to, on the evaluation seed of this number and key."""
         ...

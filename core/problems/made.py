@@ -8,21 +8,27 @@ from core.hyperparameters import layouts_of
 from core.problems.classifier import Classifier
 from core.problems.inner import InnerProblem
 from core.problems.multitask import Multitask
+from core.problems.program import ProgramInner
 from core.problems.toy import Toy
+from core.programs.given import GivenProgram
 from core.shapes import groups_for
 from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
 
 
-def inner_problem(spec: JobSpec, given: GivenData | None = None) -> InnerProblem:
+def inner_problem(spec: JobSpec, given: GivenData | GivenProgram | None = None) -> InnerProblem:
     """The spec's inner problem, with its data loaded.
 
     Args:
         spec: the job.
-        given: its data, where they were uploaded.
+        given: its data, or the program that it is about with its data, where they were uploaded.
 
     Raises:
-        InvalidSpec: a data set is missing, damaged, or smaller than asked for.
+        InvalidSpec: a data set is missing, damaged, or smaller than asked for; or the program is missing, or another
+            than the job wants.
+        InvalidProgram: it is damaged, or made of what is not run.
     """
+    if isinstance(given, GivenProgram):
+        return ProgramInner.of(spec, given)
     groups = groups_for(spec, None if given is None else given.info)
     layouts = layouts_of(spec, groups)
     match spec.problem:

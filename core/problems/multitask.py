@@ -71,7 +71,7 @@ class Multitask:
         outer = train if self._outer_part == "train" else valid
         return Draw(self._problem(train, outer), partial(self._losses, train, valid))
 
-    def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
+    def evaluate(self, hyper: Hyper, number: int, key: jax.Array, train: Train) -> Evaluation:
         """See `InnerProblem`. Training and test loss are of a second training, on the drawings held out too."""
         draw = self.draw(_EVALUATIONS + number)
         losses = draw.losses(train(draw.problem), hyper)

@@ -44,7 +44,7 @@ class Toy:
         """See `InnerProblem`: always the same."""
         return Draw(self._problem, self._losses)
 
-    def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
+    def evaluate(self, hyper: Hyper, number: int, key: jax.Array, train: Train) -> Evaluation:
         """See `InnerProblem`."""
         return Evaluation(self._losses(train(self._problem), hyper), {})
 

@@ -34,6 +34,7 @@ from core.spec.problems import (
     LogisticRegression,
     MultitaskProblem,
     Problem,
+    ProgramProblem,
     Split,
     ToyProblem,
     UploadedDataset,
@@ -68,16 +69,23 @@ _OF_PROBLEM: dict[str, dict[str, Hyperparameter]] = {
     "classifier": {"init_scale": InitScale(), "l2": L2()},
     "multitask": {"init_scale": InitScale(), "l2": L2(), "task_mixing": TaskMixing(sharing=(0.0,))},
     "toy": {},
+    "program": {},
 }
 _ALSO_OF_PROBLEM = {
     "classifier": {"inputs", "labels", "example_weights", "augmentation", "initial_weights"},
     "multitask": {"initial_weights"},
     "toy": set(),
+    "program": set(),
 }
 
 
 _DOMAINS = {"log": "above 0", "logit": "inside (0, 1)"}
 _NEVER_NEGATIVE = ("init_scale", "l2")  # whatever their transform
+
+
+def _is_program(problem: Any) -> bool:
+    kind = problem.get("kind") if isinstance(problem, dict) else getattr(problem, "kind", None)
+    return bool(kind == "program")
 
 
 def _completed(given: Hyperparameter, default: Hyperparameter | None) -> Hyperparameter:
@@ -122,7 +130,9 @@ class JobSpec(Part):
     )
     problem: Problem
     training: Training
-    hyperparameters: Hyperparameters
+    hyperparameters: Hyperparameters = Field(
+        default_factory=Hyperparameters.model_construct, description="left out of jobs about programs alone"
+    )
     meta: Meta = Meta()
     seeds: Seeds = Field(Seeds(), description="of jobs of the kind hypergradient")
     scan: Scan | None = Field(None, description="of jobs of the kind scan")
@@ -141,6 +151,8 @@ class JobSpec(Part):
 
     @property
     def _defaults(self) -> dict[str, Hyperparameter]:
+        if isinstance(self.problem, ProgramProblem):
+            return {}  # its schedule is its own
         return {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[self.problem.kind]}
 
     @property
@@ -163,10 +175,48 @@ class JobSpec(Part):
         dataset = self.uploaded.model_copy(update={"sha256": sha256})
         return self.model_copy(update={"problem": self.problem.model_copy(update={"dataset": dataset})})
 
+    @property
+    def program(self) -> ProgramProblem | None:
+        """The uploaded program that it is about, if it is."""
+        return self.problem if isinstance(self.problem, ProgramProblem) else None
+
+    def pinned_program(
+        self, sha256: str, shapes: dict[str, tuple[int, ...]], data_sha256: dict[str, str]
+    ) -> JobSpec:
+        """The same about a program of this digest, with hyperparameters of these shapes, and data of these digests."""
+        if self.program is None:
+            raise ValueError("the job is not about a program")
+        found = {"sha256": sha256, "shapes": shapes, "data_sha256": data_sha256}
+        return self.model_copy(update={"problem": self.program.model_copy(update=found)})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _programs_have_their_own(cls, given: Any) -> Any:
+        """The hyperparameters of a program are not those of a specification, which may be left out or empty."""
+        if not isinstance(given, dict):
+            return given
+        if not _is_program(given.get("problem")):
+            return {"hyperparameters": {}} | given  # where there is nothing to learn, as is then said
+        hypers = given.get("hyperparameters")
+        if isinstance(hypers, Hyperparameters):
+            hypers = hypers.given
+        if hypers is not None and not (isinstance(hypers, dict) and all(one is None for one in hypers.values())):
+            raise ValueError(
+                "hyperparameters: those of a program are its own; leave the part out, and say in problem.learn and "
+                "problem.initial which are learned and where they start"
+            )
+        return {name: part for name, part in given.items() if name != "hyperparameters"}
+
     @model_validator(mode="after")
     def _starts_are_said(self) -> JobSpec:
         """A start that is left out is the optimizer's own. It is written down: what is stored must say the same."""
+        if self.program is not None:
+            return self
         defaults = self._defaults
+        if self.hyperparameters.step_size is None:  # as if it had been given empty
+            object.__setattr__(
+                self, "hyperparameters", self.hyperparameters.model_copy(update={"step_size": StepSize()})
+            )
         said = {name: _completed(one, defaults.get(name)) for name, one in self.hyperparameters.given.items()}
         object.__setattr__(self, "hyperparameters", self.hyperparameters.model_copy(update=said))
         return self
@@ -176,8 +226,9 @@ class JobSpec(Part):
         problem, size = self.problem, self.training.batch_size
         if not isinstance(problem, ClassifierProblem):
             if size is not None:
+                takes = "what it says itself" if self.program is not None else "all data"
                 raise ValueError(
-                    f"training.batch_size: every step of a {problem.kind} problem takes all data; leave it out"
+                    f"training.batch_size: every step of a {problem.kind} problem takes {takes}; leave it out"
                 )
         elif size is not None and size > problem.num_training_examples:
             where = "synthetic_examples" if problem.synthetic_examples is not None else "dataset.split.train"
@@ -222,6 +273,26 @@ class JobSpec(Part):
         if "augmentation" in given and isinstance(problem, ClassifierProblem) and problem.synthetic_examples:
             raise ValueError(
                 "hyperparameters.augmentation moves images of a data set; leave it out beside synthetic_examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _program_fits(self) -> JobSpec:
+        if self.program is None:
+            return self
+        if self.training.dtype != "float32":
+            raise ValueError(
+                "training.dtype has no effect: the parameters of a program have types of their own; leave it out"
+            )
+        if self.kind == "scan":
+            raise ValueError(
+                "kind 'scan' visits values of hyperparameters that all problems share, and those of a program are its "
+                "own; learn, or take its hypergradient"
+            )
+        if self.meta.warm_start is not None:
+            raise ValueError(
+                "meta.warm_start searches hyperparameters that all problems share, and those of a program are its own; "
+                "leave it out, and say in problem.initial where to start"
             )
         return self
 
@@ -315,10 +386,16 @@ class JobSpec(Part):
             )
 
     def sha256(self) -> str:
-        """Digest of the canonical JSON of everything but the name, and the id of data whose digest stands beside it."""
+        """Digest of the canonical JSON of everything but the name, and ids beside which a digest stands."""
         unneeded: dict[str, Any] = {"name": True}
         if self.uploaded is not None and self.uploaded.sha256 is not None:
             unneeded["problem"] = {"dataset": {"id"}}
+        if self.program is not None:
+            unneeded["problem"] = {"shapes"}  # follow from the program
+            if self.program.sha256 is not None:
+                unneeded["problem"] |= {"id"}
+            if self.program.data_sha256 is not None:
+                unneeded["problem"] |= {"data"}
         if self.training.checkpoints == 1:
             unneeded["training"] = {
                 "checkpoints"
@@ -351,6 +428,7 @@ __all__ = [
     "MultitaskProblem",
     "Positive",
     "Problem",
+    "ProgramProblem",
     "Safeguard",
     "Scan",
     "Scheduled",

@@ -170,7 +170,7 @@ class Hyperparameters(Part):
     Those of other optimizers and problems are left out.
     """
 
-    step_size: StepSize = StepSize()
+    step_size: StepSize | None = Field(None, description="0.1 unless given")
     momentum: Decay | None = Field(None, description="γ of sgd, heavy_ball, nesterov, rmsprop; 0.9 unless given")
     b1: Decay | None = Field(None, description="β1 of adam, adamw; 0.9 unless given")
     b2: Decay | None = Field(None, description="β2 of adam, adamw; 0.999 unless given")
@@ -188,7 +188,7 @@ class Hyperparameters(Part):
 
     @property
     def given(self) -> dict[str, Hyperparameter]:
-        """Those that the specification names, and the step size."""
+        """Those that the specification names."""
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")

@@ -10,9 +10,16 @@ from core.spec.base import Bool, Float, Int, Part
 
 MAX_WIDTH = 8192
 MAX_EXAMPLES = 1_000_000
+MAX_LEAVES = 256
+MAX_INITIAL = 100_000
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-f]{24}$")]
+ProgramId = Annotated[str, Field(pattern=r"^pr_[0-9a-f]{24}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+LeafName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+_Row = tuple[Float, ...]
+Initial = Float | _Row | tuple[_Row, ...]
 Corrupted = Annotated[
     Float,
     Field(
@@ -52,7 +59,7 @@ class UploadedDataset(Part):
     """Data that were uploaded to the job's project, and how they are divided."""
 
     id: DatasetId = Field(description="as POST /v1/datasets has answered")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    sha256: Sha256 | None = Field(
         None, description="of the data; added when the job is created, and checked where it is given"
     )
     split: Split
@@ -167,4 +174,68 @@ class ToyProblem(Part):
     start: tuple[Float, Float] = Field((1.4, 3.9), description="weights before the first step")
 
 
-Problem = Annotated[ClassifierProblem | MultitaskProblem | ToyProblem, Field(discriminator="kind")]
+class ProgramProblem(Part):
+    """An exported JAX program that was uploaded to the job's project: the user's own functions.
+
+    What it learns are its own hyperparameters, on their raw values: its functions transform them.
+    """
+
+    kind: Literal["program"]
+    id: ProgramId = Field(description="as POST /v1/programs has answered")
+    sha256: Sha256 | None = Field(
+        None, description="of the program; added when the job is created, and checked where it is given"
+    )
+    data: dict[LeafName, DatasetId] = Field(
+        {}, max_length=16, description="uploaded data sets, by the names under which the program takes them"
+    )
+    data_sha256: dict[LeafName, Sha256] | None = Field(
+        None, description="of these data; added when the job is created, and checked where it is given"
+    )
+    learn: tuple[LeafName, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_LEAVES,
+        description="hyperparameters of the program that are learned; all of them unless given",
+    )
+    initial: dict[LeafName, Initial] = Field(
+        {},
+        max_length=MAX_LEAVES,
+        description="where hyperparameters start, if elsewhere than in the program: one number for all, or as many as "
+        "there are, in nested lists",
+    )
+    shapes: dict[LeafName, tuple[Annotated[Int, Field(ge=0)], ...]] | None = Field(
+        None, max_length=MAX_LEAVES, description="of the program's hyperparameters; added when the job is created"
+    )
+
+    @model_validator(mode="after")
+    def _named_once(self) -> ProgramProblem:
+        if self.learn is not None and len(set(self.learn)) != len(self.learn):
+            raise ValueError("learn names a hyperparameter twice; name each once")
+        if self.data_sha256 is not None and set(self.data_sha256) != set(self.data):
+            raise ValueError(
+                "data_sha256 has other names than data; give a digest for each data set, or leave them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _initial_is_bounded(self) -> ProgramProblem:
+        given = sum(_count(one) for one in self.initial.values())
+        if given > MAX_INITIAL:
+            raise ValueError(
+                f"initial holds {given} numbers, more than {MAX_INITIAL}; export the program with these as its "
+                "example_hyper"
+            )
+        return self
+
+    def learns(self, name: str) -> bool:
+        """Whether this hyperparameter is learned."""
+        return self.learn is None or name in self.learn
+
+
+def _count(initial: Initial) -> int:
+    return 1 if isinstance(initial, int | float) else sum(map(_count, initial))
+
+
+Problem = Annotated[
+    ClassifierProblem | MultitaskProblem | ToyProblem | ProgramProblem, Field(discriminator="kind")
+]

@@ -119,6 +119,40 @@ class DatasetInUse(CoreError):  # noqa: N818
         return {"jobs": self.jobs}
 
 
+class UnknownProgram(CoreError):  # noqa: N818
+    """No program of this id in the project."""
+
+    code = "unknown_program"
+
+    def __init__(self, program_id: str) -> None:
+        super().__init__(f"no program {program_id} in this project; GET /v1/programs lists those there are")
+
+
+class ProgramDeleted(CoreError):  # noqa: N818
+    """What a job was to run is no longer there."""
+
+    code = "unknown_program"
+
+    def __init__(self, program_id: str) -> None:
+        super().__init__(f"program {program_id} was deleted; send it again, and create a job about it")
+
+
+class ProgramInUse(CoreError):  # noqa: N818
+    """Jobs that have not ended run it."""
+
+    code = "program_in_use"
+
+    def __init__(self, program_id: str, jobs: int) -> None:
+        self.jobs = jobs
+        super().__init__(
+            f"jobs that have not ended, {jobs} of them, run program {program_id}; wait for that, or cancel them"
+        )
+
+    def details(self) -> dict[str, Any]:
+        """How many jobs."""
+        return {"jobs": self.jobs}
+
+
 class InvalidCursor(CoreError):  # noqa: N818
     """`after` is not a cursor that a previous page returned."""
 
@@ -201,7 +235,7 @@ class QuotaExceeded(CoreError):  # noqa: N818
     code = "quota_exceeded"
     _REMEDIES: ClassVar[dict[str, str]] = {
         "queued_jobs": "wait until some have run, or cancel some",
-        "stored_bytes": "delete jobs or data sets that are no longer needed",
+        "stored_bytes": "delete jobs, data sets or programs that are no longer needed",
         "device_seconds_per_day": "a new day begins at midnight UTC",
     }
 

@@ -17,7 +17,7 @@ from core.store import cursors, events, outbox, quotas
 from core.store.arrays import as_json
 from core.store.errors import InvalidCursor, StateConflict, UnknownJob
 from core.store.events import Kind
-from core.store.models import ENDED, UNENDED, Job, State
+from core.store.models import ENDED, UNENDED, Job, JobData, State
 
 _BYTES_PER_VALUE = 8
 _KEPT_ITERATIONS = 3  # initial, best and last, where not all are kept
@@ -69,6 +69,7 @@ def create(
         spec=as_json(spec.model_dump(mode="json")),
         spec_sha256=spec.sha256(),
         dataset_id=None if spec.uploaded is None else spec.uploaded.id,
+        program_id=None if spec.program is None else spec.program.id,
         queue=queue,
         groups=[{"name": group.name, "shape": list(group.shape)} for group in groups],
         num_hyperparameters=num_hyperparameters,
@@ -78,6 +79,10 @@ def create(
     )
     session.add(job)
     session.flush()
+    if spec.program is not None:
+        session.add_all(
+            JobData(job_id=job.id, name=name, dataset_id=one) for name, one in spec.program.data.items()
+        )
     outbox.add(session, job.id, queue)
     events.record(session, job.id, Kind.CREATED)
     session.refresh(job)

@@ -106,7 +106,7 @@ class Usage(Base):
 
 
 class Tally(Base):
-    """What a project holds now: the sum of its rows. Kept by triggers on `jobs` and `datasets`.
+    """What a project holds now: the sum of its rows. Kept by triggers on `jobs`, `datasets` and `programs`.
 
     In several rows, so that transactions of one project do not wait for each other.
     """
@@ -117,7 +117,7 @@ class Tally(Base):
     shard: Mapped[int] = mapped_column(primary_key=True)
     queued_jobs: Mapped[int] = mapped_column(BigInteger)
     running_jobs: Mapped[int] = mapped_column(BigInteger)
-    stored_bytes: Mapped[int] = mapped_column(BigInteger)  # of jobs (`Job.stored_bytes`) and of data sets
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)  # of jobs (`Job.stored_bytes`) and of uploads
 
 
 class Job(Base):
@@ -150,6 +150,7 @@ class Job(Base):
         ),
         Index("ix_jobs_ended", "ended_at", postgresql_where="ended_at IS NOT NULL"),
         Index("ix_jobs_dataset_id", "dataset_id", postgresql_where="dataset_id IS NOT NULL"),
+        Index("ix_jobs_program_id", "program_id", postgresql_where="program_id IS NOT NULL"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index("ix_jobs_queued", "queue", "published_at", postgresql_where="state = 'queued' AND NOT held"),
         Index("ix_jobs_held", "project_id", "queue", postgresql_where="state = 'queued' AND held"),
@@ -163,6 +164,7 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]
     spec_sha256: Mapped[str]
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"))  # uploaded
+    program_id: Mapped[str | None] = mapped_column(ForeignKey("programs.id", ondelete="SET NULL"))
     queue: Mapped[str]
 
     state: Mapped[State] = mapped_column(
@@ -212,6 +214,16 @@ class Job(Base):
     certificate: Mapped[dict[str, Any] | None]  # of all meta-iterations together
     provenance: Mapped[dict[str, Any] | None]
     device: Mapped[str | None]
+
+
+class JobData(Base):
+    """Uploaded data of a job whose program takes some, by the name that the program has for them."""
+
+    __tablename__ = "job_data"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
 
 
 class MetaIteration(Base):
@@ -360,8 +372,19 @@ class Blob(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
-class Dataset(Base):
-    """An uploaded data set of a project."""
+class UploadColumns:
+    """What a project has uploaded. The same bytes under another name are another row, over the same blob."""
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # two letters of its kind, and chance: ds_…
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    summary: Mapped[dict[str, Any]]  # what was found when it was checked
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Dataset(UploadColumns, Base):
+    """A data set."""
 
     __tablename__ = "datasets"
     __table_args__ = (
@@ -369,12 +392,15 @@ class Dataset(Base):
         UniqueConstraint("project_id", "sha256", "name"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True)  # ds_…
-    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    name: Mapped[str]
-    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
-    summary: Mapped[dict[str, Any]]  # shapes, types, classes
-    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+class Program(UploadColumns, Base):
+    """A problem of a user's own, exported by JAX."""
+
+    __tablename__ = "programs"
+    __table_args__ = (
+        Index("ix_programs_project_id_created_at_id", "project_id", "created_at", "id"),
+        UniqueConstraint("project_id", "sha256", "name"),
+    )
 
 
 class WakeUp(Base):

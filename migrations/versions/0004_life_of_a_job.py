@@ -10,51 +10,18 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.locks import lock
+from migrations.tallies import UPLOADS, add, tally, untally
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# All before the first change, and all or none: who waits for one lock while it holds another is part of a deadlock with
-# the service at work, as requests take `jobs` before `outbox`, and janitors the other way round.
-_LOCK = """
-DO $$
-DECLARE tries int := 0;
-BEGIN
-    LOOP
-        BEGIN
-            PERFORM set_config('lock_timeout', '300ms', true);  -- before Postgres looks for deadlocks, after 1 s
-            LOCK TABLE api_keys, projects, jobs, outbox IN ACCESS EXCLUSIVE MODE;
-            EXIT;
-        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN  -- gives back those that it has
-            tries := tries + 1;
-            IF tries = 300 THEN RAISE; END IF;
-            PERFORM pg_sleep(0.1 * random());
-        END;
-    END LOOP;
-    PERFORM set_config('lock_timeout', '0', true);
-END $$
-"""
-# What jobs and data sets change in their project's tally. All rows of a statement together, so that a million may be
-# inserted at once; tallies are locked in one order, so that two statements on many projects do not deadlock. A tally is
-# the sum of up to 64 rows, of which a connection changes its own: those of others need not wait until it commits.
-_INSERT = """
-    INSERT INTO tallies AS tally (project_id, shard, queued_jobs, running_jobs, stored_bytes)
-    SELECT project_id, pg_backend_pid() % 64, {sign} queued, {sign} running, {sign} bytes
-    FROM ({rows}) AS counted WHERE project_id IN (SELECT id FROM projects) ORDER BY project_id
-    ON CONFLICT (project_id, shard) DO UPDATE SET
-        queued_jobs = tally.queued_jobs + excluded.queued_jobs,
-        running_jobs = tally.running_jobs + excluded.running_jobs,
-        stored_bytes = tally.stored_bytes + excluded.stored_bytes;
-"""
 _JOBS = """
     SELECT project_id, count(*) FILTER (WHERE state = 'queued') AS queued,
         count(*) FILTER (WHERE state = 'running') AS running, CAST(sum(stored_bytes) AS bigint) AS bytes
     FROM {table} GROUP BY project_id
-"""
-_DATASETS = """
-    SELECT project_id, 0 AS queued, 0 AS running, CAST(sum(size) AS bigint) AS bytes
-    FROM changed JOIN blobs USING (sha256) GROUP BY project_id
 """
 _MOVED = """
     SELECT changed.project_id, 0 AS bytes,
@@ -63,12 +30,13 @@ _MOVED = """
     FROM changed JOIN old_rows USING (id) WHERE changed.state <> old_rows.state GROUP BY changed.project_id
 """
 _TALLIED = {
-    ("jobs", "insert"): ("NEW TABLE AS changed", "+", _JOBS.format(table="changed")),
-    ("jobs", "update"): ("OLD TABLE AS old_rows NEW TABLE AS changed", "+", _MOVED),
-    ("jobs", "delete"): ("OLD TABLE AS changed", "-", _JOBS.format(table="changed")),
-    ("datasets", "insert"): ("NEW TABLE AS changed", "+", _DATASETS),
-    ("datasets", "delete"): ("OLD TABLE AS changed", "-", _DATASETS),
+    ("jobs", "insert"): _JOBS.format(table="changed"),
+    ("jobs", "update"): _MOVED,
+    ("jobs", "delete"): _JOBS.format(table="changed"),
+    ("datasets", "insert"): UPLOADS,
+    ("datasets", "delete"): UPLOADS,
 }
+_LOCKED = ("api_keys", "projects", "jobs", "outbox")
 
 _STATES = "state IN ('queued', 'running', {}'succeeded', 'failed', 'cancelled')"
 
@@ -94,7 +62,7 @@ WHERE jobs.id = found.job_id
 
 
 def upgrade() -> None:
-    op.execute(_LOCK)
+    lock(*_LOCKED)
     op.add_column("projects", sa.Column("quotas", postgresql.JSONB(), nullable=True))
     op.add_column("api_keys", sa.Column("name", sa.Text(), server_default="", nullable=False))
     op.add_column(
@@ -239,7 +207,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(_LOCK)
+    lock(*_LOCKED)
     op.execute(
         "UPDATE jobs SET state = 'cancelled', ended_at = clock_timestamp(), cancel_requested = true "
         "WHERE state = 'paused'"  # there is no such state before; a retry goes on from the checkpoint
@@ -248,8 +216,7 @@ def downgrade() -> None:
         op.drop_table(table)
     op.drop_index("ix_outbox_created_at", table_name="outbox")
     for table, event in _TALLIED:
-        op.execute(f"DROP TRIGGER tally_{event} ON {table}")
-        op.execute(f"DROP FUNCTION tally_{table}_{event}")
+        untally(table, event)
     op.drop_table("tallies")
     op.drop_index("ix_jobs_queued", table_name="jobs")
     op.create_index("ix_jobs_queued", "jobs", ["queue", "published_at"], postgresql_where="state = 'queued'")
@@ -296,16 +263,9 @@ def _add_tallies() -> None:
         _to_project("tallies"),
         sa.PrimaryKeyConstraint("project_id", "shard", name=op.f("pk_tallies")),
     )
-    op.execute(_INSERT.format(sign="+", rows=_JOBS.format(table="jobs")))  # those have 0 bytes
-    for (table, event), (rows, sign, counted) in _TALLIED.items():
-        function, body = f"tally_{table}_{event}", _INSERT.format(sign=sign, rows=counted)
-        op.execute(
-            f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$"
-        )
-        op.execute(
-            f"CREATE TRIGGER tally_{event} AFTER {event.upper()} ON {table} "
-            f"REFERENCING {rows} FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
-        )
+    add(_JOBS.format(table="jobs"))  # those have 0 bytes
+    for (table, event), counted in _TALLIED.items():
+        tally(table, event, counted)
 
 
 def _now(name: str) -> sa.Column:

@@ -11,6 +11,7 @@ from retrograd.cli.datasets import datasets
 from retrograd.cli.doctor import doctor
 from retrograd.cli.jobs import cancel, pause, presets, resume, status, submit, watch
 from retrograd.cli.keys import keys
+from retrograd.cli.programs import programs
 from retrograd.cli.results import download, figures
 from retrograd.cli.server import demo, up
 
@@ -18,6 +19,7 @@ for command in (demo, up, submit, status, watch, download, figures, pause, resum
     app.command()(command)
 app.add_typer(keys)
 app.add_typer(datasets)
+app.add_typer(programs)
 
 
 def main() -> None:

@@ -169,6 +169,47 @@ def datasets_table(datasets: Iterable[Json]) -> Table:
     return table
 
 
+def programs_table(programs: Iterable[Json]) -> Table:
+    """One line a program."""
+    table = Table("program", "name", "bytes", "sent", box=None, pad_edge=False)
+    for program in programs:
+        sent = program["created_at"][:19].replace("T", " ")
+        table.add_row(program["id"], escape(program["name"]), f"{program['bytes']:,}", sent)
+    return table
+
+
+def program_details(program: Json) -> Table:
+    """Everything about one program."""
+    probe = program["probe"]
+    rows = {
+        "program": program["id"],
+        "name": escape(program["name"]),
+        "steps": program["num_steps"],
+        "parameters": _arrays(program["params"]),
+        "hyperparameters": _arrays(program["hyper"]),
+        "data": "\n".join(f"{name}: {_arrays(arrays, ', ')}" for name, arrays in program["data"].items()),
+        "schedule": ", ".join(entry["name"] for entry in program["schedule"]),
+        "metrics": ", ".join(program["metrics"]),
+        "platforms": ", ".join(program["platforms"]),
+        "exported by": f"JAX {program['jax_version']}",
+        "made of": f"{len(program['stablehlo_ops'])} operations, {len(program['custom_calls'])} custom calls",
+        "losses at first": f"inner {number(probe['inner_loss'])}, outer {number(probe['outer_loss'])}",
+        "bytes": f"{program['bytes']:,}",
+        "sha256": program["sha256"],
+        "sent": program["created_at"][:19].replace("T", " "),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        if value != "":
+            table.add_row(f"[dim]{name}[/]", str(value))
+    return table
+
+
+def _arrays(arrays: Iterable[Json], between: str = "\n") -> str:
+    shapes = [(one["name"], " × ".join(map(str, one["shape"])) or "one", one["dtype"]) for one in arrays]
+    return between.join(escape(f"{name}: {shape} {dtype}") for name, shape, dtype in shapes)
+
+
 def _iterations(preset: Json) -> str:
     if preset["kind"] == "scan":
         scan = preset["scan"]

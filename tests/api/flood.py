@@ -49,6 +49,9 @@ class Target:
     others: list[str]  # of another project's
     cursors: list[str]  # of its own list, and of the other's
     paths: list[tuple[str, str]]  # (method, template) of the service's operations
+    uploads: dict[str, list[str]]  # ids of the project's uploads, by the name that paths have for them
+    their_uploads: dict[str, list[str]]  # of another project's
+    about: list[dict]  # jobs about the project's uploads
 
 
 class Flood:
@@ -56,7 +59,7 @@ class Flood:
 
     def __init__(self, target, seed):
         self.target, self.draw = target, random.Random(seed)
-        self.specs = [presets.get(name).model_dump(mode="json") for name in presets.names()]
+        self.specs = [presets.get(name).model_dump(mode="json") for name in presets.names()] + target.about
         self.kinds = [name for name in dir(self) if name.startswith("make_")]
 
     def __iter__(self):
@@ -87,10 +90,12 @@ class Flood:
     def spec(self):
         return copy.deepcopy(self.draw.choice(self.specs))
 
-    def operation(self, ids):
-        """Method and path of an operation of the service, about one of `ids`."""
+    def operation(self, ids, uploads=None):
+        """Method and path of an operation of the service, about one of `ids` or `uploads`."""
         method, template = self.draw.choice(self.target.paths)
         path = template.replace("{job_id}", self.draw.choice(ids))
+        for name, known in (self.target.uploads if uploads is None else uploads).items():
+            path = path.replace(f"{{{name}}}", self.draw.choice(known))
         for name, values in (("{name}", ["schedules", "loss", "digits-schedules"]), ("{form}", ["png", "svg"])):
             path = path.replace(name, self.draw.choice(values))
         return method, re.sub(
@@ -248,13 +253,51 @@ class Flood:
                 return self.request("GET", "/v1/jobs", headers={"Authorization": self.draw.choice(keys)})
 
     def make_other_projects(self):
-        """Everything that can be done to a job, to another project's."""
-        method, path = self.operation(self.target.others)
+        """Everything that can be done to a job or an upload, to another project's."""
+        method, path = self.operation(self.target.others, self.target.their_uploads)
         if method == "POST" and path == "/v1/jobs":
             return self.request("GET", f"/v1/jobs?after={self.draw.choice(self.target.cursors)}")
         return self.request(
             method, path + self.draw.choice(["", "", "", "?limit=100", "?iteration=last", "?format=npz"])
         )
+
+    def make_others_uploads(self):
+        """Jobs of ours about what another project has uploaded."""
+        spec = copy.deepcopy(self.draw.choice(self.target.about))
+        text = json.dumps(spec)
+        for name, known in self.target.uploads.items():
+            for one in known:
+                text = text.replace(one, self.draw.choice(self.target.their_uploads[name]))
+        return self.post(text.encode())
+
+    def make_forms(self):
+        """Uploads that are none: parts, names, boundaries and bytes."""
+        boundary = self.draw.choice(["b", "b" * 70, "b" * 71, "", "b c", '"b', "é"])
+        parts = [self.part() for _ in range(self.draw.choice([0, 1, 2, 2, 2, 3, 40]))]
+        ending = self.draw.choice(["--", "--", "--", "", "-"])
+        mark = boundary.encode()
+        body = b"".join(b"--" + mark + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + mark + ending.encode()
+        if self.draw.random() < 0.2:
+            place = self.draw.randrange(len(body))
+            body = body[:place] + self.draw.randbytes(3) + body[place:]
+        kind = self.draw.choice(["multipart/form-data"] * 5 + ["multipart/mixed", "application/zip"])
+        given = {"Content-Type": f"{kind}; boundary={boundary}"}
+        return self.request("POST", self.draw.choice(["/v1/programs", "/v1/datasets"]), body, given)
+
+    def part(self):
+        name = self.draw.choice(
+            ["name", "name", "file", "file", "file", "kind", "images", "labels", "", "x" * 500]
+        )
+        file = self.draw.choice(["", '; filename="x.zip"', '; filename="../../x"', "; filename*=UTF-8''%ff"])
+        contents = [
+            b"",
+            b"mine",
+            self.draw.randbytes(50),
+            bytes(9000),
+            self.text().encode("utf-8", "surrogatepass"),
+        ]
+        head = self.draw.choice([f'Content-Disposition: form-data; name="{name}"{file}'] * 8 + ["A: b", ""])
+        return head.encode() + b"\r\n\r\n" + self.draw.choice(contents)
 
     def make_cursors(self):
         cursor = self.draw.choice(self.target.cursors)

@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 from api import deps
 from api.app import create_app
 from api.bootstrap import store_key
-from core.store import keys, leases, quotas, webhooks
+from core.store import blobs, keys, leases, programs, quotas, webhooks
 from core.store.keys import Scope
 from core.store.models import ApiKey
 from retrograd.client import Client
@@ -25,6 +25,7 @@ from tests.api.problems import assert_problem
 from tests.api.test_jobs import work
 from tests.builders import document, eventually
 from tests.conftest import running, serving
+from tests.programs import making
 
 PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 """What asks for no key. All other routes do: a new one that does not fails the tests below."""
@@ -116,8 +117,10 @@ def test_ids_of_other_projects_are_unknown_on_every_route_in_identical_bytes(ser
     (delivery,) = client.get(f"/v1/jobs/{job['id']}/deliveries", headers=theirs).json()["data"]
     their_key = client.get("/v1/keys", headers=theirs).json()["data"][0]
     owned = {"job_id": job["id"], "key_id": their_key["id"], "dataset_id": upload(client, theirs)}
+    owned["program_id"] = program(sessions, "theirs")
     owned["delivery_id"] = delivery["id"]
-    unknown = {name: str(uuid.uuid4()) for name in owned} | {"dataset_id": f"ds_{uuid.uuid4().hex[:24]}"}
+    unknown = {name: str(uuid.uuid4()) for name in owned}
+    unknown |= {"dataset_id": f"ds_{uuid.uuid4().hex[:24]}", "program_id": f"pr_{uuid.uuid4().hex[:24]}"}
     checked = 0
     for path, method in routes:
         names = set(re.findall(r"{(\w+)}", path)) - NEUTRAL.keys()
@@ -145,6 +148,13 @@ def upload(client, headers):
     answer = client.post("/v1/datasets", data={"name": "x"}, files={"file": file.getvalue()}, headers=headers)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
+
+
+def program(sessions, name):
+    with sessions.begin() as session:
+        blobs.expect(session, "0" * 64, 7)
+        project = keys.ensure_project(session, name)
+        return programs.add(session, project, "x", "0" * 64, making.found())[0].row.id
 
 
 def without_date(answer):

@@ -17,8 +17,10 @@ MAY_REFUSE = {  # what the document says is right, and why that is not all
         "422"
     ],  # what a specification may say depends on its other parts, and on the data sets there are
     "POST /v1/datasets": ["400", "415", "422"],  # not all bytes are data sets
+    "POST /v1/programs": ["400", "415", "422"],  # nor programs
     "GET /v1/jobs": ["422"],  # only we can tell what is a cursor
     "GET /v1/datasets": ["422"],
+    "GET /v1/programs": ["422"],
 }
 REFUSED = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "429"]
 MAY_ACCEPT = {  # a number where a preset's name is due is a name, as it stands in a URL

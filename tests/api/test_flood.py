@@ -1,5 +1,6 @@
 """A flood of requests that nobody should send: no answer of 5xx, no byte of another project, memory bounded."""
 
+import hashlib
 import re
 import socket
 from collections import Counter
@@ -10,12 +11,13 @@ import httpx
 import psutil
 import pytest
 
-from core.store import jobs, keys, leases
+from core.store import blobs, datasets, jobs, keys, leases, programs
 from core.store.session import close_store, open_store
 from retrograd.local.servers import free_port
 from tests.api.flood import Flood, Target
 from tests.builders import claim, create_in, document, eventually, record, values
 from tests.conftest import fresh_settings, running
+from tests.programs import making
 
 CANARY = "canary4f1c"  # in all that another project's job holds
 MARGIN = 64 << 20  # bytes by which the API may grow, after the first tenth of the cases
@@ -69,6 +71,9 @@ def target(sessions, settings, api):
         for job_id in theirs:
             job = jobs.get(session, other, job_id)
             job.name, job.spec = CANARY, job.spec | {"name": CANARY}
+    uploads, their_uploads = (
+        uploaded(sessions, project, name) for project, name in ((own, "ours"), (other, CANARY))
+    )
     for project, ids in ((own, mine), (other, theirs)):
         secret = CANARY if project == other else "ours"
         lease = claim(sessions, ids[0])
@@ -82,7 +87,29 @@ def target(sessions, settings, api):
         (method.upper(), path) for path, known in described.items() for method in known if method in OPERATIONS
     ]
     key = settings.bootstrap_api_key.get_secret_value()
-    return Target(key, list(map(str, mine)), list(map(str, theirs)), cursors, paths)
+    (dataset_id, *_), (program_id, *_) = uploads["dataset_id"], uploads["program_id"]
+    about = [
+        making.job(program_id, dataset_id),
+        making.job(program_id, dataset_id, initial={"penalties": [0.0] * 16}, learn=["momentum"]),
+        document({"problem.dataset": {"id": dataset_id, "split": {"train": 20, "valid": 5, "test": 5}}}),
+    ]
+    return Target(key, list(map(str, mine)), list(map(str, theirs)), cursors, paths, uploads, their_uploads, about)
+
+
+def uploaded(sessions, project, name):
+    """Ids of uploads of a project whose bytes nobody needs, by the name that paths have for them."""
+    found = {}
+    arrays = {"inputs": {"shape": [30, 4, 4], "dtype": "uint8"}, "labels": {"shape": [30], "dtype": "int32"}}
+    summaries = {
+        "dataset_id": (datasets, arrays | {"class_counts": [10, 10, 10], "scale": 255.0}),
+        "program_id": (programs, making.found()),
+    }
+    for parameter, (kind, summary) in summaries.items():
+        with sessions.begin() as session:
+            blobs.expect(session, (digest := hashlib.sha256(parameter.encode()).hexdigest()), 7)
+            rows = [kind.add(session, project, f"{name} {number}", digest, summary) for number in range(3)]
+            found[parameter] = [stored.row.id for stored, _ in rows]
+    return found
 
 
 def ask(port, wire, patience=30.0):
@@ -127,6 +154,9 @@ def test_a_flood_of_bad_requests(api, target, sessions, number):
         other = keys.ensure_project(session, f"project {CANARY}")
         assert len(jobs.page(session, other).jobs) == len(target.others)  # all still there, and as they were
         assert {job.last_event for job in jobs.page(session, other).jobs} == {1, 5}
+        for kind, parameter in ((datasets, "dataset_id"), (programs, "program_id")):
+            kept = [one.row.id for one in kind.page(session, other).stored]
+            assert sorted(kept) == sorted(target.their_uploads[parameter])
     good = httpx.post(
         f"http://127.0.0.1:{port}/v1/jobs", json=document(), headers={"Authorization": f"Bearer {target.key}"}
     )
@@ -144,6 +174,11 @@ def test_the_canary_would_be_seen(api, target, sessions):
     with sessions.begin() as session:
         keys.add(session, keys.ensure_project(session, f"project {CANARY}"), key)
     asking = Flood(target, 0)
-    for path in ("", "/iterations"):
-        wire = asking.request("GET", f"/v1/jobs/{target.others[0]}{path}", key=key)
+    paths = [f"/v1/jobs/{target.others[0]}{path}" for path in ("", "/iterations")] + [
+        "/v1/programs",
+        "/v1/datasets",
+    ]
+    paths.append(f"/v1/programs/{target.their_uploads['program_id'][0]}")
+    for path in paths:
+        wire = asking.request("GET", path, key=key)
         assert CANARY.encode() in ask(port, wire)

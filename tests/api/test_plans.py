@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select, text
 
-from api import plans
+from api import children, plans
 from core.store.models import IdempotencyKey, Job, WakeUp
 from tests.api.problems import assert_problem
 from tests.builders import document, eventually
@@ -84,7 +84,7 @@ def test_what_a_plan_may_not_take_ends_it(client, name, words):
 
 
 def test_a_planner_that_overruns_is_killed(settings, monkeypatch):
-    monkeypatch.setattr(plans, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(children, "GRACE_SECONDS", 0.0)
     with serving(settings.model_copy(update={"plan_seconds": 0.3})) as client:
         began = time.monotonic()
         assert_problem(plan(client, "hang"), 422, "plan_failed")
@@ -99,7 +99,7 @@ def test_a_fault_of_ours_is_not_told(client):
 
 def test_the_planner_knows_where_data_are_and_no_secret(client, settings, monkeypatch):
     with monkeypatch.context() as patch:
-        for name in plans._SECRETS:
+        for name in children._SECRETS:
             patch.setenv(name, "secret")
         with serving(settings) as served:
             found = json.loads(plan(served, "environment").json()["machine"])
@@ -144,7 +144,7 @@ def test_closing_ends_the_plan_that_is_being_made(settings):
 
     thread = threading.Thread(target=make)
     thread.start()
-    eventually(lambda: planner._child is not None)
+    eventually(lambda: planner._children._at_it)
     planner.close()
     thread.join(10)
     assert "SIGKILL" in failed[0]

@@ -81,6 +81,8 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/trials",
         "/v1/datasets",
         "/v1/datasets/{dataset_id}",
+        "/v1/programs",
+        "/v1/programs/{program_id}",
         "/v1/jobs/{job_id}/deliveries",
         "/v1/jobs/{job_id}/deliveries/{delivery_id}/redeliver",
         "/v1/presets",
@@ -93,7 +95,9 @@ def test_it_describes_itself(client):
     }
     create = described["paths"]["/v1/jobs"]["post"]
     assert "application/problem+json" in create["responses"]["4XX"]["content"]
-    assert "digits-schedules" in create["requestBody"]["content"]["application/json"]["examples"]
+    assert {"digits-schedules", "own-program"} <= set(
+        create["requestBody"]["content"]["application/json"]["examples"]
+    )
     assert create["security"] == [{"HTTPBearer": []}]
     assert client.get("/docs").status_code == 200
 

@@ -16,6 +16,10 @@ TABLES = """
     SELECT table_name FROM information_schema.tables
     WHERE table_schema = 'public' AND table_name <> 'alembic_version' ORDER BY table_name
 """
+TALLIES = """
+    SELECT ROW(project_id, sum(queued_jobs), sum(running_jobs), sum(stored_bytes))::text
+    FROM tallies GROUP BY project_id
+"""
 
 MORNING, NOON, NIGHT = "2026-03-01T08:00:00.123456+00", "2026-03-01T12:00:00+00", "2026-03-01T23:59:59.999999+00"
 ARRAY = {"shape": [2, 3], "dtype": "<f8", "data": "\\x" + "00ff7f80" * 12}
@@ -51,10 +55,16 @@ def documents(owner):
     dataset = f"ds_{owner}"
     named = {"id": dataset, "project_id": project, "name": "mine 🎓", "sha256": f"{owner:064x}"}
     yield "datasets", named | {"summary": {"examples": 100, "classes": [0, 1]}} | made
+    empty = f"{owner + 256:064x}"  # as the way down takes its bytes off the tallies, which are otherwise unchanged
+    yield "blobs", {"sha256": empty, "size": 0} | made
+    program = f"pr_{owner}"
+    named = {"id": program, "project_id": project, "name": "net 🎓", "sha256": empty}
+    yield "programs", named | {"summary": {"num_steps": 50, "deterministic": True}} | made
     for number, state in enumerate(STATES):
         job = ident(3, number)
         of_job = {"job_id": job}
-        yield "jobs", _job(job, project, dataset, state) | made
+        yield "jobs", _job(job, project, dataset, state) | {"program_id": program} | made
+        yield "job_data", of_job | {"name": "train", "dataset_id": dataset}
         yield "trials", of_job | {"number": 0, "values": {"step_size": -1.5}, "outer_loss": 0.1 + 0.2}
         for iteration in range(2):
             yield "iterations", of_job | _iteration(iteration) | made
@@ -158,9 +168,15 @@ def shape(connection):
 
 
 def contents(connection, shape):
-    """Every table's rows as sorted text, of these columns, by table; without jobs that are or were paused."""
+    """Every table's rows as sorted text, of these columns, by table; without jobs that are or were paused.
+
+    Of tallies their sums, which are what they say.
+    """
     found = {}
     for table, known in shape.items():
+        if table == "tallies":
+            found[table] = sorted(row for (row,) in connection.execute(TALLIES).fetchall())
+            continue
         query = sql.SQL("SELECT ROW({})::text FROM {} WHERE {}").format(
             sql.SQL(", ").join(map(sql.Identifier, known)),
             sql.Identifier(table),

@@ -59,6 +59,36 @@ def test_what_was_paused_is_cancelled_on_the_way_down_and_keeps_its_checkpoint(c
     assert connection.execute(checkpoint, [job_id]).fetchone() == (2,)
 
 
+def test_jobs_about_programs_end_on_the_way_down_and_programs_are_counted_no_more(connection, configuration):
+    command.upgrade(configuration, "0005")
+    rows.fill(connection, 1)
+    connection.execute("UPDATE blobs SET size = 77 WHERE size = 0")
+    connection.execute("DELETE FROM programs")
+    connection.execute("UPDATE tallies SET stored_bytes = 1000")
+    fields = "id, project_id, name, sha256, summary"
+    connection.execute(
+        f"INSERT INTO programs ({fields}) SELECT 'pr_2', project_id, name, b.sha256, summary FROM datasets, blobs b "
+        "WHERE size = 77"
+    )
+    assert connection.execute("SELECT sum(stored_bytes) FROM tallies").fetchone() == (1077,)
+    connection.execute(
+        "UPDATE jobs SET spec = jsonb_set(spec, '{problem}', '{\"kind\": \"program\"}'), program_id = 'pr_2'"
+    )
+    before = dict(connection.execute("SELECT id, state FROM jobs").fetchall())
+    command.downgrade(configuration, "0004")
+    after = connection.execute("SELECT id, state, ended_at IS NOT NULL, lease_expires_at, last_event FROM jobs")
+    for job_id, state, has_ended, lease, last_event in after.fetchall():
+        ended = before[job_id] in rows.ENDED
+        assert (state, has_ended, lease) == (before[job_id] if ended else "cancelled", True, None)
+        assert last_event == (1 if ended else 2)
+    told = connection.execute("SELECT count(*) FROM events WHERE number = 2 AND kind = 'cancelled'").fetchone()
+    assert told == (3,)
+    tally = "SELECT sum(queued_jobs), sum(running_jobs), sum(stored_bytes) FROM tallies"
+    assert connection.execute(tally).fetchone() == (0, 0, 1000)
+    command.upgrade(configuration, "head")
+    command.check(configuration)
+
+
 def test_every_column_of_every_table_is_filled(connection, configuration):
     """Or else a migration could empty it unseen."""
     command.upgrade(configuration, "head")

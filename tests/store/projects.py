@@ -61,11 +61,10 @@ def counted(sessions, projects):
         for project in projects:
             states = Counter(session.scalars(select(Job.state).where(Job.project_id == project)))
             size = session.scalar(select(func.sum(Job.stored_bytes)).where(Job.project_id == project)) or 0
-            sets = session.execute(
-                text("SELECT sum(size) FROM datasets JOIN blobs USING (sha256) WHERE project_id = :project"),
-                {"project": project},
-            ).scalar()
-            found[project] = (states[State.QUEUED], states[State.RUNNING], size + (sets or 0))
+            for table in ("datasets", "programs"):
+                query = f"SELECT sum(size) FROM {table} JOIN blobs USING (sha256) WHERE project_id = :project"
+                size += session.execute(text(query), {"project": project}).scalar() or 0
+            found[project] = (states[State.QUEUED], states[State.RUNNING], size)
     return found
 
 
@@ -77,12 +76,12 @@ def messages(sessions):
         return sent
 
 
-def upload(sessions, project, size):
+def upload(sessions, project, size, table="datasets"):
     def insert(session):
         digest = f"{random.getrandbits(256):064x}"
         session.execute(text("INSERT INTO blobs (sha256, size) VALUES (:d, :s)"), {"d": digest, "s": size})
         session.execute(
-            text("INSERT INTO datasets (id, project_id, name, sha256, summary) VALUES (:i, :p, '', :d, '{}')"),
+            text(f"INSERT INTO {table} (id, project_id, name, sha256, summary) VALUES (:i, :p, '', :d, '{{}}')"),
             {"i": f"ds_{digest[:24]}", "p": project, "d": digest},
         )
         return f"ds_{digest[:24]}"

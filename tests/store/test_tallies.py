@@ -40,7 +40,7 @@ def random_step(sessions, project, rng, known, held, limits=GENEROUS):
         do(sessions, lambda s: s.execute(text(late), {"id": job_id}))
         do(sessions, leases.reap, 3)
     elif action == "upload":
-        upload(sessions, project, size=rng.randrange(1, 1000))
+        upload(sessions, project, size=rng.randrange(1, 1000), table=rng.choice(["datasets", "programs"]))
     elif action in ("resume", "retry"):
         do(sessions, getattr(jobs, action), project, job_id, limits)
     elif action in ("cancel", "pause", "remove"):
@@ -64,6 +64,7 @@ def test_tallies_are_what_a_count_finds_whatever_happens(sessions, project, othe
 def test_many_rows_in_one_statement_are_tallied(sessions, project, other):
     first, second = create(sessions, project), create(sessions, other)
     upload(sessions, project, 5)
+    upload(sessions, project, 7, table="programs")
 
     def multiply(session):
         columns = ", ".join(c.name for c in Job.__table__.columns if c.name != "id")
@@ -79,6 +80,8 @@ def test_many_rows_in_one_statement_are_tallied(sessions, project, other):
     do(sessions, multiply)
     assert tallies(sessions) == counted(sessions, [project, other])
     do(sessions, lambda s: s.execute(text("DELETE FROM datasets")))
+    assert tallies(sessions) == counted(sessions, [project, other])
+    do(sessions, lambda s: s.execute(text("DELETE FROM programs")))
     do(sessions, lambda s: s.execute(text("DELETE FROM jobs WHERE state = 'paused'")))
     assert tallies(sessions) == counted(sessions, [project, other])
     do(sessions, lambda s: s.execute(text("DELETE FROM projects WHERE id = :id"), {"id": other}))

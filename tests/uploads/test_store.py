@@ -12,7 +12,7 @@ from core.errors import DamagedBlob, InvalidSpec, StorageUnavailable
 from core.shapes import groups_for
 from core.spec import JobSpec
 from core.storage import open_storage
-from core.store import datasets, jobs, keys, leases
+from core.store import blobs, datasets, jobs, keys, leases
 from core.store.errors import DatasetInUse, UnknownUpload
 from core.store.models import Blob, Dataset
 from tests.builders import claim, document
@@ -41,7 +41,7 @@ def upload(sessions, storage, project, content=b"content", name="mine", summary=
     """As the API does it."""
     sha256 = hashlib.sha256(content).hexdigest()
     with sessions.begin() as session:
-        datasets.expect(session, sha256, len(content))
+        blobs.expect(session, sha256, len(content))
     storage.put(io.BytesIO(content), sha256)
     with sessions.begin() as session:
         return datasets.add(session, project, name, sha256, summary)
@@ -56,7 +56,7 @@ def create(sessions, project, dataset_id, **changes):
         return jobs.create(session, project, spec, preset=None, queue="cpu", groups=groups, max_snapshot_bytes=1)
 
 
-def blobs(sessions):
+def digests(sessions):
     with sessions() as session:
         return set(session.scalars(select(Blob.sha256)))
 
@@ -72,59 +72,59 @@ def test_the_same_data_are_one_blob_and_a_row_for_each_project_and_name(sessions
     named, _ = upload(sessions, storage, project, name="another")
     theirs, _ = upload(sessions, storage, other)
     assert (is_new, again_is_new) == (True, False)
-    assert first.dataset.id == again.dataset.id
-    assert len({first.dataset.id, named.dataset.id, theirs.dataset.id}) == 3
-    assert len(blobs(sessions)) == len(list(storage.found())) == 1
+    assert first.row.id == again.row.id
+    assert len({first.row.id, named.row.id, theirs.row.id}) == 3
+    assert len(digests(sessions)) == len(list(storage.found())) == 1
 
 
 def test_uploaded_at_once_it_is_one_row(sessions, storage, project):
     with ThreadPoolExecutor(8) as pool:
         stored = list(pool.map(lambda _: upload(sessions, storage, project), range(16)))
-    assert len({one.dataset.id for one, _ in stored}) == 1
+    assert len({one.row.id for one, _ in stored}) == 1
     assert sum(is_new for _, is_new in stored) == 1
 
 
 def test_a_project_sees_its_own_only(sessions, storage, project, other):
-    mine = upload(sessions, storage, project)[0].dataset.id
+    mine = upload(sessions, storage, project)[0].row.id
     with sessions.begin() as session:
         assert datasets.get(session, project, mine).size == 7
         with pytest.raises(UnknownUpload):
             datasets.get(session, other, mine)
         with pytest.raises(UnknownUpload):
             datasets.remove(session, other, mine)
-        assert datasets.page(session, other).datasets == []
+        assert datasets.page(session, other).stored == []
     for wrong in (mine, "ds_" + "0" * 24):
         with pytest.raises(InvalidSpec, match=f"problem.dataset.id: no data set {wrong} in this project"):
             create(sessions, other, wrong)
 
 
 def test_pages_follow_each_other(sessions, storage, project):
-    ids = [upload(sessions, storage, project, name=f"n{number}")[0].dataset.id for number in range(5)]
+    ids = [upload(sessions, storage, project, name=f"n{number}")[0].row.id for number in range(5)]
     seen, after = [], None
     with sessions() as session:
         while True:
             page = datasets.page(session, project, after=after, limit=2)
-            seen += [one.dataset.id for one in page.datasets]
+            seen += [one.row.id for one in page.stored]
             if (after := page.next) is None:
                 break
     assert seen == ids[::-1]
 
 
 def test_a_job_pins_the_digest_of_its_data(sessions, storage, project):
-    stored = upload(sessions, storage, project)[0].dataset
+    stored = upload(sessions, storage, project)[0].row
     job = create(sessions, project, stored.id)
     assert job.dataset_id == stored.id
     assert job.spec["problem"]["dataset"]["sha256"] == stored.sha256
     with pytest.raises(InvalidSpec, match=f"problem.dataset.sha256: .*{stored.sha256}; give that"):
         create(sessions, project, stored.id, sha256="0" * 64)
-    renamed = upload(sessions, storage, project, name="another")[0].dataset
+    renamed = upload(sessions, storage, project, name="another")[0].row
     assert create(sessions, project, renamed.id, sha256=stored.sha256).spec_sha256 == job.spec_sha256
-    different = upload(sessions, storage, project, content=b"other")[0].dataset
+    different = upload(sessions, storage, project, content=b"other")[0].row
     assert create(sessions, project, different.id).spec_sha256 != job.spec_sha256
 
 
 def test_data_stay_while_a_job_needs_them(sessions, storage, project):
-    stored = upload(sessions, storage, project)[0].dataset
+    stored = upload(sessions, storage, project)[0].row
     job = create(sessions, project, stored.id)
     lease = claim(sessions, job.id)
     with sessions.begin() as session:
@@ -143,7 +143,7 @@ def test_a_job_created_while_its_data_are_deleted_has_them_or_is_refused(session
     """Twenty races: never a job without data, never an error of ours."""
     outcomes = set()
     for number in range(20):
-        stored = upload(sessions, storage, project, content=bytes([number]))[0].dataset
+        stored = upload(sessions, storage, project, content=bytes([number]))[0].row
         barrier = threading.Barrier(2)
 
         def delete(stored=stored, barrier=barrier):
@@ -177,29 +177,29 @@ def test_a_job_created_while_its_data_are_deleted_has_them_or_is_refused(session
 
 def test_only_old_blobs_without_data_sets_are_collected(sessions, settings, storage, project):
     collector = Collector(sessions, settings)
-    kept = upload(sessions, storage, project, content=b"kept")[0].dataset
-    gone = upload(sessions, storage, project, content=b"gone")[0].dataset
+    kept = upload(sessions, storage, project, content=b"kept")[0].row
+    gone = upload(sessions, storage, project, content=b"gone")[0].row
     with sessions.begin() as session:
         datasets.remove(session, project, gone.id)
     assert collector.collect() == 0  # not an hour old
     assert len(list(storage.found())) == 2
     age(sessions)
     assert collector.collect() == 1
-    assert blobs(sessions) == {sha256 for sha256, _ in storage.found()} == {kept.sha256}
+    assert digests(sessions) == {sha256 for sha256, _ in storage.found()} == {kept.sha256}
 
 
 def test_data_sent_again_live_on(sessions, settings, storage, project):
-    gone = upload(sessions, storage, project)[0].dataset
+    gone = upload(sessions, storage, project)[0].row
     with sessions.begin() as session:
         datasets.remove(session, project, gone.id)
     age(sessions)
     with sessions.begin() as session:
-        datasets.expect(session, gone.sha256, 7)
+        blobs.expect(session, gone.sha256, 7)
     assert Collector(sessions, settings).collect() == 0
 
 
 def test_a_collection_that_fails_forgets_nothing(sessions, settings, storage, project):
-    sha256 = upload(sessions, storage, project)[0].dataset.sha256
+    sha256 = upload(sessions, storage, project)[0].row.sha256
     with sessions.begin() as session:
         session.execute(text("DELETE FROM datasets"))
 
@@ -208,12 +208,12 @@ def test_a_collection_that_fails_forgets_nothing(sessions, settings, storage, pr
 
     age(sessions)
     with pytest.raises(OSError, match="away"), sessions.begin() as session:
-        datasets.collect(session, fail)
-    assert blobs(sessions) == {sha256}
+        blobs.collect(session, fail)
+    assert digests(sessions) == {sha256}
     storage.delete(sha256)  # deleted, and then the process was killed
     with sessions.begin() as session:
-        assert datasets.collect(session, storage.delete) is True
-    assert blobs(sessions) == set()
+        assert blobs.collect(session, storage.delete) is True
+    assert digests(sessions) == set()
 
 
 def test_an_upload_that_took_too_long_is_told_so(sessions, settings, project):
@@ -222,7 +222,7 @@ def test_an_upload_that_took_too_long_is_told_so(sessions, settings, project):
 
 
 def test_bytes_that_no_row_knows_are_found_and_collected(sessions, settings, storage, project):
-    kept = upload(sessions, storage, project)[0].dataset
+    kept = upload(sessions, storage, project)[0].row
     orphan = hashlib.sha256(b"orphan").hexdigest()
     storage.put(io.BytesIO(b"orphan"), orphan)
     collector = Collector(sessions, settings)
@@ -248,7 +248,7 @@ def test_collecting_and_uploading_the_same_bytes_at_once_loses_nothing(sessions,
         nonlocal collected
         while not done.wait(0.005):  # long enough for some uploads to come through
             with sessions.begin() as session:
-                collected += datasets.collect(session, storage.delete, unused_seconds=0)
+                collected += blobs.collect(session, storage.delete, unused_seconds=0)
 
     kept = refused = 0
     with ThreadPoolExecutor(2) as pool:
@@ -256,7 +256,7 @@ def test_collecting_and_uploading_the_same_bytes_at_once_loses_nothing(sessions,
         try:
             while refused < 2000 and (kept < 30 or not collected):
                 try:
-                    stored = upload(sessions, storage, project)[0].dataset
+                    stored = upload(sessions, storage, project)[0].row
                 except StorageUnavailable:
                     refused += 1  # without patience, a blob may go before its data set is there
                     continue
@@ -274,7 +274,7 @@ def test_collecting_and_uploading_the_same_bytes_at_once_loses_nothing(sessions,
 
 
 def unused_blob(sessions, storage, project):
-    stored = upload(sessions, storage, project)[0].dataset
+    stored = upload(sessions, storage, project)[0].row
     with sessions.begin() as session:
         datasets.remove(session, project, stored.id)
     return stored.sha256
@@ -290,8 +290,8 @@ def test_an_upload_that_comes_while_its_bytes_are_deleted_waits_and_is_whole(ses
 
     with ThreadPoolExecutor(1) as pool:
         with sessions.begin() as session:
-            assert datasets.collect(session, delete, unused_seconds=0)
-        assert sent[0].result()[0].dataset.sha256 == sha256
+            assert blobs.collect(session, delete, unused_seconds=0)
+        assert sent[0].result()[0].row.sha256 == sha256
     with storage.opened(sha256) as file:
         assert file.read() == b"content"
 
