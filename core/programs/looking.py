@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.mlir import deserialize_portable_artifact, ir
+from jax.extend import mlir
 from jax.interpreters.mlir import make_ir_context
 
 from core.errors import InvalidProgram
@@ -21,6 +21,7 @@ from core.programs.manifest import Array, Manifest
 from core.programs.operations import CALLS, COMPOSITES, OPERATIONS, TYPES
 from core.programs.signatures import Signature, signatures
 
+ir: Any = mlir.ir  # without types
 MAX_TENSOR_BYTES = 4 << 30
 MAX_OPERATIONS = 1_000_000
 """Of a function, every call inside counted as what it calls."""
@@ -144,7 +145,7 @@ def _keeps(exported: jax.export.Exported) -> bool:
 def _check_module(name: str, content: bytes, exported: jax.export.Exported, signature: Signature) -> Found:
     with make_ir_context():
         try:
-            module = deserialize_portable_artifact(content)
+            module = mlir.deserialize_portable_artifact(content)
             module.operation.verify()
         except Exception as error:
             raise InvalidProgram(
