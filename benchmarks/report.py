@@ -165,6 +165,30 @@ def large_model(found: dict[str, Any]) -> str:
     )
 
 
+def programs(found: list[dict[str, Any]]) -> str:
+    """Exported programs beside the problems they were made of."""
+    columns = ["problem", "native, s", "program, s", "ratio", "target", "numbers that differ", "exact", ""]
+    rows = [
+        [
+            row["problem"],
+            f"{row['seconds']['native']:.3f}",
+            f"{row['seconds']['program']:.3f}",
+            f"{row['ratio']:.3f}",
+            f"≤ {row['target']}",
+            str(row["differing_numbers"]),
+            "yes" if row["certificate"]["exact"] else "no",
+            "met" if row["ratio"] <= row["target"] else "**missed**",
+        ]
+        for row in found
+    ]
+    return (
+        "## Exported programs (`python -m benchmarks.programs`)\n\n"
+        f"Hypergradients by the reversible engine, T = {found[0]['steps']}, natively and of the program, in turns "
+        f"in one process; medians of {found[0]['repeats']} rounds, ratios within a round.\n\n"
+        + markdown(columns, rows)
+    )
+
+
 def load(found: dict[str, Any]) -> str:
     """Every kind of request at the smallest and the largest size."""
     sizes = [_thousands(rows["jobs"]) for rows in found["rows"]]
@@ -198,6 +222,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "planner": planner,
     "long-training": long_training,
     "large-model": large_model,
+    "programs": programs,
     "load": load,
 }
 

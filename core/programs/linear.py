@@ -9,6 +9,7 @@ As `jax.custom_derivatives.linear_call`, but for several runs at once too: these
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,16 +43,13 @@ class Linear(NamedTuple):
 
 def unavailable(what: str) -> Callable[[Arrays, Arrays], Arrays]:
     """A direction that nobody has exported."""
-    return _Unavailable(what)
+    return partial(_missing, what)
 
 
-class _Unavailable(NamedTuple):
-    what: str
-
-    def __call__(self, residuals: Arrays, operands: Arrays) -> Arrays:
-        raise InvalidProblem(
-            f"an exported program has no {self.what}; choose an engine that goes backward, such as reversible()"
-        )
+def _missing(what: str, residuals: Arrays, operands: Arrays) -> Arrays:
+    raise InvalidProblem(
+        f"an exported program has no {what}; choose an engine that goes backward, such as reversible()"
+    )
 
 
 _linear_p = Primitive("program_linear")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.mlir import deserialize_portable_artifact, ir
+from jax.extend.mlir import deserialize_portable_artifact
+from jax.extend.mlir import ir as _ir
 from jax.interpreters.mlir import make_ir_context
 
 from core.errors import InvalidProgram
@@ -21,6 +22,7 @@ from core.programs.manifest import Array, Manifest
 from core.programs.operations import CALLS, COMPOSITES, OPERATIONS, TYPES
 from core.programs.signatures import Signature, signatures
 
+ir: Any = _ir  # its types do not resolve
 MAX_TENSOR_BYTES = 4 << 30
 MAX_OPERATIONS = 1_000_000
 """Of a function, every call inside counted as what it calls."""

@@ -117,3 +117,23 @@ def flat(hyper):
     return {
         ".".join(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(hyper)
     }
+
+
+def small():
+    """A program of a few operations, loops among them, that is looked at in no time."""
+
+    def squares(params):
+        return jax.lax.fori_loop(0, 3, lambda number, total: total + jnp.sum(params["w"] ** 2), jnp.float32(0))
+
+    functions = {
+        "init": lambda hyper, key: {
+            "w": hyper["start"].astype(jnp.float32) + jax.random.uniform(key, 2, jnp.float32)
+        },
+        "inner_loss": lambda params, hyper, step, key: (
+            squares(params) * jnp.exp(hyper["log_l2"]).astype(jnp.float32)
+        ),
+        "outer_loss": lambda params, hyper, key: squares(params),
+        "schedule": lambda hyper: {"step_size": jnp.exp(hyper["log_step_size"]), "momentum": 0.5},
+    }
+    hyper = {"start": jnp.ones(2), "log_l2": jnp.asarray(-1.0), "log_step_size": jnp.asarray(-2.0)}
+    return Case(functions, hyper, {}).export(data=None)

@@ -15,19 +15,20 @@ from tests.conftest import running, serving
 from tests.programs import recurrent
 from tests.uploads import making
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
 def client(settings, tmp_path):
-    settings = settings.model_copy(update={"janitor_seconds": 0.3})
+    patient = {"check_seconds": 500.0, "plan_seconds": 500.0}  # tests share their machine
+    settings = settings.model_copy(update={"janitor_seconds": 0.3} | patient)
     folders = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax"), "XDG_CACHE_HOME": str(tmp_path)}
     with (
         serving(settings) as client,
         running("worker.janitor", settings, tmp_path / "janitor.log"),
         running("worker", settings, tmp_path / "worker.log", **folders),
     ):
-        client.timeout = 120  # programs are compiled when they are sent
+        client.timeout = 520  # programs are compiled when they are sent
         yield client
 
 
@@ -103,7 +104,7 @@ def ended(client, job_id):
         job = client.get(f"/v1/jobs/{job_id}").json()
         return job if job["state"] in ("succeeded", "failed") else None
 
-    return eventually(done, 250)
+    return eventually(done, 900)
 
 
 def result(client, job_id):
