@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from core import alphabets, datasets
+from core.architectures import groups_of_model
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, groups_of
-from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
+from core.spec import CNN, ClassifierProblem, JobSpec, LabelledProblem, MultitaskProblem, Transformer
 
 
 def groups_for(spec: JobSpec, uploaded: datasets.DatasetInfo | None = None) -> tuple[Group, ...]:
@@ -19,8 +20,9 @@ def groups_for(spec: JobSpec, uploaded: datasets.DatasetInfo | None = None) -> t
         InvalidSpec: a data set is missing, damaged, or smaller than asked for.
     """
     match spec.problem:
-        case ClassifierProblem(dataset=dataset):
+        case LabelledProblem(dataset=dataset, model=model):
             info = datasets.describe_for(dataset, uploaded)
+            _check_labels(spec, info)
             if spec.hyperparameters.augmentation is not None and not info.square:
                 raise InvalidSpec(
                     (
@@ -28,9 +30,37 @@ def groups_for(spec: JobSpec, uploaded: datasets.DatasetInfo | None = None) -> t
                         f"the images of {info.name} are not square; leave it out",
                     )
                 )
-            return groups_of(spec.problem, info.num_features, info.num_classes)
+            num_outputs = info.num_classes if isinstance(spec.problem, ClassifierProblem) else 1
+            if isinstance(model, CNN | Transformer):
+                return groups_of_model(model, info, num_outputs)
+            return groups_of(spec.problem, info.num_features, num_outputs)
         case MultitaskProblem(dataset=dataset):
             alphabets.check(dataset)
             return groups_of(spec.problem, alphabets.SIDE**2, alphabets.OUTPUTS)
         case _:
             return groups_of(spec.problem, 0, 0)
+
+
+def _check_labels(spec: JobSpec, info: datasets.DatasetInfo) -> None:
+    """Classes for a classifier, numbers for a regression, and batches that can be balanced."""
+    where = ("problem", "kind")
+    if isinstance(spec.problem, ClassifierProblem):
+        if not info.num_classes:
+            raise InvalidSpec((where, f"{info.name} holds targets and no classes; fit it by kind 'regression'"))
+    elif info.num_classes:
+        raise InvalidSpec(
+            (
+                where,
+                f"{info.name} holds classes and no targets; use kind 'classifier', or upload the numbers as `targets`, "
+                'those of a table with "task": "regression"',
+            )
+        )
+    size = spec.training.batch_size
+    if spec.training.batches == "balanced" and size is not None and size % info.classes_present:
+        raise InvalidSpec(
+            (
+                ("training", "batch_size"),
+                f"{size} is no multiple of the {info.classes_present} classes of {info.name}, and batches are to be "
+                "balanced; choose one that is",
+            )
+        )

@@ -16,13 +16,14 @@ from starlette.datastructures import FormData, UploadFile
 from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
 from api.errors import UnsupportedMediaType
 from api.parameters import Absent
-from api.schemas.datasets import DatasetPage, DatasetRead
+from api.schemas.datasets import DatasetPage, DatasetPreview
 from core import uploads
 from core.errors import InvalidDataset, StorageUnavailable
 from core.quotas import Quotas
 from core.storage import Storage
 from core.store import datasets, quotas
 from core.store.datasets import Stored
+from core.uploads.roles import MAX_ROLES_BYTES, Roles
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ PARSED_AT_ONCE = 2
 """Uploads that are checked at the same time; others wait."""
 
 _MAX_NAME = 200
-_TEXTS, _FILES = ("name", "kind"), ("file", "images", "labels")
+_TEXTS, _FILES = ("name", "kind", "columns"), ("file", "images", "labels")
+_ROLES = Roles.model_json_schema()
 _FORM = {
     "type": "object",
     "required": ["name"],
@@ -46,11 +48,25 @@ _FORM = {
             "type": "string",
             "format": "binary",
             "description": "npz archive of `images` or `inputs` (examples × features, or × height × width) and "
-            "`labels` (whole numbers from 0); other arrays are ignored",
+            "`labels` (whole numbers from 0) or `targets` (numbers to fit), whose other arrays are ignored; or a table: "
+            "CSV in UTF-8 with names of columns in its first row, or Parquet, with `columns` beside it",
         },
+        "columns": _ROLES | {"description": "of a table, as JSON: what its columns are for"},
         "images": {"type": "string", "format": "binary", "description": "IDX file, .gz or not, beside `labels`"},
         "labels": {"type": "string", "format": "binary", "description": "IDX file, .gz or not"},
     },
+}
+
+_EXAMPLES = {
+    "table": {
+        "summary": "A CSV file whose column `price` is a number to fit",
+        "value": {
+            "name": "houses",
+            "file": "rooms,town,price\\n3,Aachen,310.5\\n…",
+            "columns": {"target": "price", "task": "regression", "categorical": ["town"], "missing": "mean"},
+        },
+    },
+    "arrays": {"summary": "An npz archive", "value": {"name": "flowers", "kind": "npz", "file": "…"}},
 }
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -62,10 +78,21 @@ DatasetId = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{24}$")]
     "",
     status_code=201,
     summary="Upload a data set",
-    responses={200: {"model": DatasetRead, "description": "The project has these data under this name already"}},
-    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
+    responses={200: {"model": DatasetPreview, "description": "The project has these data under this name already"}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": _FORM,
+                    "encoding": {"columns": {"contentType": "application/json"}},
+                    "examples": _EXAMPLES,
+                }
+            },
+        }
+    },
 )
-async def upload(request: Request, project: SenderDep, settings: SettingsDep, response: Response) -> DatasetRead:
+async def upload(request: Request, project: SenderDep, settings: SettingsDep, response: Response) -> DatasetPreview:
     """Check data and keep them; a job names them by `{"id": "ds_…"}`. The same data are stored once.
 
     Whole numbers are divided by the largest before training, floats are taken as they are.
@@ -73,9 +100,9 @@ async def upload(request: Request, project: SenderDep, settings: SettingsDep, re
     storage = _storage(request)
     _multipart_only(request)
     try:
-        async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=4 * _MAX_NAME) as form:
-            name, kind, files = _sent(form)
-            keep = partial(_keep, request.app.state.sessions, storage, project, name, kind, files, settings.quotas)
+        async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=MAX_ROLES_BYTES) as form:
+            name, texts, files = _sent(form)
+            keep = partial(_keep, request.app.state.sessions, storage, project, name, texts, files, settings.quotas)
             limiter = request.app.state.parsing
             stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
     except OSError as error:
@@ -83,7 +110,7 @@ async def upload(request: Request, project: SenderDep, settings: SettingsDep, re
         raise StorageUnavailable("the data cannot be stored now; try again later") from error
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/datasets/{stored.dataset.id}"
-    return DatasetRead.of(stored)
+    return DatasetPreview.of(stored)
 
 
 @router.get("", summary="List data sets, newest first")
@@ -99,9 +126,11 @@ def list_datasets(
 
 
 @router.get("/{dataset_id}", summary="Look at a data set")
-def get_dataset(dataset_id: DatasetId, project: ProjectDep, session: SessionDep) -> DatasetRead:
-    """Shapes, types, examples of each class, bytes and digest."""
-    return DatasetRead.of(datasets.get(session, project, dataset_id))
+def get_dataset(dataset_id: DatasetId, project: ProjectDep, session: SessionDep) -> DatasetPreview:
+    """Shapes, types, examples of each class or a summary of targets, bytes and digest; of tables their columns, with
+    what is missing, and the first rows.
+    """
+    return DatasetPreview.of(datasets.get(session, project, dataset_id))
 
 
 @router.delete("/{dataset_id}", status_code=204, summary="Delete a data set")
@@ -124,8 +153,8 @@ def _multipart_only(request: Request) -> None:
         raise UnsupportedMediaType(given[:80], "multipart/form-data")
 
 
-def _sent(form: FormData) -> tuple[str, str | None, dict[str, BinaryIO]]:
-    """Name, kind and files of a request."""
+def _sent(form: FormData) -> tuple[str, dict[str, str], dict[str, BinaryIO]]:
+    """Name, other texts and files of a request."""
     texts: dict[str, str] = {}
     files: dict[str, BinaryIO] = {}
     for field, value in form.multi_items():
@@ -139,7 +168,7 @@ def _sent(form: FormData) -> tuple[str, str | None, dict[str, BinaryIO]]:
     name = texts.get("name", "")
     if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise InvalidDataset(f"name: is needed, of 1 to {_MAX_NAME} printable characters")
-    return name, texts.get("kind"), files
+    return name, texts, files
 
 
 def _keep(
@@ -147,14 +176,14 @@ def _keep(
     storage: Storage,
     project: UUID,
     name: str,
-    kind: str | None,
+    texts: dict[str, str],
     files: dict[str, BinaryIO],
     defaults: Quotas,
     max_bytes: int,
 ) -> tuple[Stored, bool]:
     """Check, store, and make known, in an order that leaves nothing that the janitor does not find."""
     with tempfile.TemporaryFile() as file:
-        found = uploads.normalise(files, kind, file, max_bytes)
+        found = uploads.normalise(files, texts.get("kind"), file, max_bytes, texts.get("columns"))
         with sessions.begin() as session:
             datasets.expect(session, found.sha256, found.size)
         storage.put(file, found.sha256)

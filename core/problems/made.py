@@ -10,7 +10,7 @@ from core.problems.inner import InnerProblem
 from core.problems.multitask import Multitask
 from core.problems.toy import Toy
 from core.shapes import groups_for
-from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
+from core.spec import JobSpec, LabelledProblem, MultitaskProblem
 
 
 def inner_problem(spec: JobSpec, given: GivenData | None = None) -> InnerProblem:
@@ -23,11 +23,13 @@ def inner_problem(spec: JobSpec, given: GivenData | None = None) -> InnerProblem
     Raises:
         InvalidSpec: a data set is missing, damaged, or smaller than asked for.
     """
-    groups = groups_for(spec, None if given is None else given.info)
+    uploaded = None if given is None else given.info
+    groups = groups_for(spec, uploaded)
     layouts = layouts_of(spec, groups)
     match spec.problem:
-        case ClassifierProblem(dataset=dataset):
-            return Classifier(spec, groups, layouts, datasets.load(dataset, given))
+        case LabelledProblem(dataset=dataset):
+            info = datasets.describe_for(dataset, uploaded)
+            return Classifier(spec, groups, layouts, datasets.load(dataset, given), info)
         case MultitaskProblem(dataset=dataset):
             return Multitask(spec, groups, layouts, alphabets.load(dataset))
         case _:
