@@ -20,7 +20,9 @@ def groups_of_model(model: CNN | Transformer, info: DatasetInfo, num_outputs: in
     Raises:
         InvalidSpec: a model that cannot look at such data.
     """
-    groups = _of_cnn(model, info, num_outputs) if isinstance(model, CNN) else _of_transformer(model, info, num_outputs)
+    groups = (
+        _of_cnn(model, info, num_outputs) if isinstance(model, CNN) else _of_transformer(model, info, num_outputs)
+    )
     if (total := sum(group.size for group in groups)) > _MAX_PARAMETERS:
         raise InvalidSpec((_MODEL, f"has {total} parameters, more than {_MAX_PARAMETERS}; make it smaller"))
     return groups
@@ -52,7 +54,8 @@ def num_tokens(model: Transformer, info: DatasetInfo) -> tuple[int, int]:
         raise InvalidSpec(
             (
                 (*_MODEL, "tokens"),
-                f"{found[0]} {model.tokens} of {info.name} are more than {MAX_TOKENS} tokens; use {remedy[model.tokens]}",
+                f"{found[0]} {model.tokens} of {info.name} are more than {MAX_TOKENS} tokens; use "
+                f"{remedy[model.tokens]}",
             )
         )
     return found
@@ -71,8 +74,8 @@ def sides_of(model: CNN, info: DatasetInfo) -> tuple[tuple[int, int], ...]:
             raise InvalidSpec(
                 (
                     (*_MODEL, "channels"),
-                    f"nothing is left of the images of {info.name} ({sides[0][0]} × {sides[0][1]}) after pooling number "
-                    f"{number}; use fewer channels or a smaller pool",
+                    f"nothing is left of the images of {info.name} ({sides[0][0]} × {sides[0][1]}) after pooling "
+                    f"number {number}; use fewer channels or a smaller pool",
                 )
             )
         sides.append((height, width))

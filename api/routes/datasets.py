@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from api.deps import ProjectDep, SenderDep, SessionDep, SettingsDep
 from api.errors import UnsupportedMediaType
 from api.parameters import Absent
-from api.schemas.datasets import DatasetPage, DatasetPreview
+from api.schemas.datasets import DatasetPage, DatasetPreview, DatasetRead
 from core import uploads
 from core.errors import InvalidDataset, StorageUnavailable
 from core.quotas import Quotas
@@ -47,8 +47,8 @@ _FORM = {
         "file": {
             "type": "string",
             "format": "binary",
-            "description": "npz archive of `images` or `inputs` (examples × features, or × height × width) and "
-            "`labels` (whole numbers from 0) or `targets` (numbers to fit), whose other arrays are ignored; or a table: "
+            "description": "npz archive of `images` or `inputs` (examples × features, or × height × width), and "
+            "of `labels` (whole numbers from 0) or `targets` (numbers to fit); other arrays are ignored. Or a table: "
             "CSV in UTF-8 with names of columns in its first row, or Parquet, with `columns` beside it",
         },
         "columns": _ROLES | {"description": "of a table, as JSON: what its columns are for"},
@@ -78,7 +78,9 @@ DatasetId = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{24}$")]
     "",
     status_code=201,
     summary="Upload a data set",
-    responses={200: {"model": DatasetPreview, "description": "The project has these data under this name already"}},
+    responses={
+        200: {"model": DatasetPreview, "description": "The project has these data under this name already"}
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -92,7 +94,9 @@ DatasetId = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{24}$")]
         }
     },
 )
-async def upload(request: Request, project: SenderDep, settings: SettingsDep, response: Response) -> DatasetPreview:
+async def upload(
+    request: Request, project: SenderDep, settings: SettingsDep, response: Response
+) -> DatasetPreview:
     """Check data and keep them; a job names them by `{"id": "ds_…"}`. The same data are stored once.
 
     Whole numbers are divided by the largest before training, floats are taken as they are.
@@ -102,7 +106,9 @@ async def upload(request: Request, project: SenderDep, settings: SettingsDep, re
     try:
         async with request.form(max_files=2, max_fields=len(_TEXTS), max_part_size=MAX_ROLES_BYTES) as form:
             name, texts, files = _sent(form)
-            keep = partial(_keep, request.app.state.sessions, storage, project, name, texts, files, settings.quotas)
+            keep = partial(
+                _keep, request.app.state.sessions, storage, project, name, texts, files, settings.quotas
+            )
             limiter = request.app.state.parsing
             stored, is_new = await to_thread.run_sync(keep, settings.max_dataset_bytes, limiter=limiter)
     except OSError as error:

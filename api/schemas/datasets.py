@@ -48,6 +48,13 @@ class DatasetRead(BaseModel):
         return cls.model_validate(shown | {"bytes": stored.size} | row.summary)
 
 
+class CategoryRead(BaseModel):
+    """A value of a categorical column."""
+
+    value: str
+    rows: int = Field(description="that have it")
+
+
 class ColumnRead(BaseModel):
     """A column of a table."""
 
@@ -59,9 +66,7 @@ class ColumnRead(BaseModel):
     deviation: float | None = Field(None, description="standard deviation")
     min: float | None = None
     max: float | None = None
-    categories: dict[str, int] | None = Field(
-        None, description="rows of each value; each is a feature, in this order"
-    )
+    categories: list[CategoryRead] | None = Field(None, description="its values; each is a feature, in this order")
 
 
 class TableRead(BaseModel):

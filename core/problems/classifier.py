@@ -91,9 +91,10 @@ class Classifier:
         return Draw(self._problem, self._losses)
 
     def evaluate(self, hyper: Hyper, number: int, train: Train) -> Evaluation:
-        """See `InnerProblem`. Measures: the share of each part that is classified rightly, or how far targets were missed
-        in their own units; of learned example weights how well they tell corrupted labels from clean ones (area under the ROC curve); and of learned labels the share
-        of the corrupted ones whose likeliest class is the true one.
+        """See `InnerProblem`. Measures: the share of each part that is classified rightly, or how far its targets are
+        missed, in their own units; of learned example weights how well they tell corrupted labels from clean ones (area
+        under the ROC curve); and of learned labels the share of the corrupted ones whose likeliest class is the true
+        one.
         """
         params = train(self._problem)
         measures = {

@@ -52,7 +52,9 @@ class Network:
                 return logits_of(activation_of(dense), params, inputs)
 
 
-def network_of(model: LogisticRegression | MLP | CNN | Transformer, groups: tuple[Group, ...], info: DatasetInfo) -> Network:
+def network_of(
+    model: LogisticRegression | MLP | CNN | Transformer, groups: tuple[Group, ...], info: DatasetInfo
+) -> Network:
     """The model for such data. Affine layers have no use for an image's shape."""
     shaped = isinstance(model, CNN | Transformer)
     return Network(model, groups, info.image if shaped else None)

@@ -34,7 +34,10 @@ def attended(
             tokens = block(tokens)
         return last(jnp.mean(tokens, axis=0))
 
-    return jax.vmap(encoded)(_embedded(model, image, params, inputs)) @ params["output.weights"] + params["output.biases"]
+    return (
+        jax.vmap(encoded)(_embedded(model, image, params, inputs)) @ params["output.weights"]
+        + params["output.biases"]
+    )
 
 
 def _embedded(
@@ -56,7 +59,10 @@ def _embedded(
 
 
 def _block(model: Transformer, params: Mapping[str, jax.Array], name: str) -> Any:
-    norm_of_attention, norm_of_hidden = _norm(params, f"{name}norm_of_attention"), _norm(params, f"{name}norm_of_hidden")
+    norm_of_attention, norm_of_hidden = (
+        _norm(params, f"{name}norm_of_attention"),
+        _norm(params, f"{name}norm_of_hidden"),
+    )
     attention, activation = _attention(model, params, name), _ACTIVATIONS[model.activation]
     hidden, back = _affine(params, f"{name}hidden"), _affine(params, f"{name}back")
 

@@ -251,10 +251,14 @@ class JobSpec(Part):
             )
         if "labels" in given and isinstance(problem, ClassifierProblem) and isinstance(problem.loss, Hinge):
             raise ValueError(
-                "hyperparameters.labels make distributions of classes, which problem.loss 'hinge' has no use for; leave "
-                "it out or use cross_entropy"
+                "hyperparameters.labels make distributions of classes, which problem.loss 'hinge' has no use for; "
+                "leave it out or use cross_entropy"
             )
-        if "augmentation" in given and isinstance(problem, LabelledProblem) and problem.dataset.standardise != "none":
+        if (
+            "augmentation" in given
+            and isinstance(problem, LabelledProblem)
+            and problem.dataset.standardise != "none"
+        ):
             raise ValueError(
                 "hyperparameters.augmentation moves images whose pixels are all of one scale; leave "
                 "problem.dataset.standardise out"

@@ -23,7 +23,9 @@ class Hinge(Part):
     """
 
     kind: Literal["hinge"]
-    smoothing: Float = Field(1.0, gt=0, le=1000, description="s: the kink at the margin becomes a parabola this wide")
+    smoothing: Float = Field(
+        1.0, gt=0, le=1000, description="s: the kink at the margin becomes a parabola this wide"
+    )
 
 
 class Squared(Part):
@@ -40,7 +42,7 @@ class Huber(Part):
 
 
 class Quantile(Part):
-    """Of the error e = target − output: q e where it is positive, (q − 1) e where not; its least is at the quantile q."""
+    """Of the error e = target − output: q e where it is positive, else (q − 1) e; its least is at the quantile q."""
 
     kind: Literal["quantile"]
     q: Float = Field(0.5, gt=0, lt=1, description="share of targets that lie below the outputs of the best model")

@@ -59,8 +59,8 @@ class Transformer(Part):
     kind: Literal["transformer"]
     tokens: Literal["features", "rows", "patches"] = Field(
         "features",
-        description="features: each feature is a token with weights of its own, for tables; rows: the rows of an image, "
-        "or of a sequence (examples × steps × features); patches: squares of an image",
+        description="features: each feature is a token with weights of its own, for tables; rows: the rows of an "
+        "image, or of a sequence (examples × steps × features); patches: squares of an image",
     )
     patch: Annotated[Int, Field(gt=0, le=64)] | None = Field(
         None, description="side of a square in pixels, which divides height and width; of tokens 'patches'"

@@ -137,7 +137,9 @@ def pin(session: Session, project_id: UUID, spec: JobSpec) -> tuple[JobSpec, Dat
             )
         )
     summary = dataset.summary
-    return spec.pinned(dataset.sha256), info_of(wanted.id, tuple(summary["inputs"]["shape"]), summary["class_counts"])
+    return spec.pinned(dataset.sha256), info_of(
+        wanted.id, tuple(summary["inputs"]["shape"]), summary["class_counts"]
+    )
 
 
 def of_job(session: Session, lease: Lease) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
 
 from core.errors import DatasetTooLarge, InvalidDataset
 from core.uploads.canonical import Canonical
@@ -23,7 +23,6 @@ MEMORY_BYTES = 1 << 30
 _PROGRAM = "core.uploads.child"
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 _PASSED_ON_BEGINNINGS = ("PYTHON", "LC_", "LD_", "OPENBLAS_", "OMP_")  # and so no secret
-_CHUNK_BYTES = 1 << 20
 
 
 def normalise(
@@ -43,11 +42,20 @@ def normalise(
         DatasetTooLarge: more than `max_bytes`, or it takes too long or too much memory to read.
         OSError: there is no room for it here.
     """
-    with ExitStack() as stack:
-        given = _with_descriptor(file, stack)
+    with _with_descriptor(file) as given:
         given.seek(0)
         to.flush()
-        started = [sys.executable, "-m", _PROGRAM, "--kind", kind, "--from", str(given.fileno()), "--to", str(to.fileno())]
+        started = [
+            sys.executable,
+            "-m",
+            _PROGRAM,
+            "--kind",
+            kind,
+            "--from",
+            str(given.fileno()),
+            "--to",
+            str(to.fileno()),
+        ]
         for name, value in (("seconds", seconds), ("memory-bytes", memory_bytes), ("max-bytes", max_bytes)):
             started += [f"--{name}", str(value)]
         done = subprocess.run(
@@ -58,27 +66,35 @@ def normalise(
             env=_environment(),
             check=False,
         )
-    if done.returncode in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):  # the last, where it ignored the others
+    if done.returncode in (
+        -signal.SIGALRM,
+        -signal.SIGXCPU,
+        -signal.SIGKILL,
+    ):  # the last, where it ignored the others
         raise DatasetTooLarge(f"file: takes more than {seconds} s to read; send fewer rows or columns")
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise InvalidDataset(f"file: its reader was ended by {name}; the file is damaged: save it again, or send CSV")
+        raise InvalidDataset(
+            f"file: its reader was ended by {name}; the file is damaged: save it again, or send CSV"
+        )
     if done.returncode:
         raise RuntimeError(f"{_PROGRAM} failed: {done.stderr.decode(errors='replace')[-4000:]}")
     return _checked(json.loads(done.stdout), to)
 
 
-def _with_descriptor(file: BinaryIO, stack: ExitStack) -> BinaryIO:
+@contextmanager
+def _with_descriptor(file: BinaryIO) -> Iterator[BinaryIO]:
     """The file itself, or a copy of one that is in memory."""
     try:
         file.fileno()
     except (OSError, AttributeError):
         file.seek(0)
-        copy = stack.enter_context(tempfile.TemporaryFile())
-        shutil.copyfileobj(file, copy)
-        copy.flush()
-        return copy
-    return file
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            yield cast(BinaryIO, copy)
+    else:
+        yield file
 
 
 def _environment() -> dict[str, str]:
@@ -90,16 +106,11 @@ def _environment() -> dict[str, str]:
 
 
 def _checked(document: dict[str, Any], to: BinaryIO) -> Canonical:
-    """What the child says. The digest is taken anew: bytes are kept under it, and the child has read what nobody trusts."""
+    """What the child says. The storage will take the digest anew: the child has read what nobody trusts."""
     if (error := document.get("error")) is not None:
         kinds: dict[str, type[Exception]] = {one.code: one for one in (InvalidDataset, DatasetTooLarge)}
         raise kinds.get(error["code"], OSError)(error["message"])
     found = Canonical(**document["found"])
-    digest, size = hashlib.sha256(), 0
-    to.seek(0)
-    while data := to.read(_CHUNK_BYTES):
-        digest.update(data)
-        size += len(data)
-    if (digest.hexdigest(), size) != (found.sha256, found.size):
+    if to.seek(0, 2) != found.size:
         raise RuntimeError(f"{_PROGRAM} wrote other bytes than it says")
     return found

@@ -79,7 +79,9 @@ def main() -> None:
         document = _error(error)
     except MemoryError:
         document = _error(
-            DatasetTooLarge(f"file: takes more than {given.memory_bytes} bytes to read; send it as CSV, or in parts")
+            DatasetTooLarge(
+                f"file: takes more than {given.memory_bytes} bytes to read; send it as CSV, or in parts"
+            )
         )
     except OSError as error:  # of the disk: those of the upload are told apart before
         document = {"error": {"code": "os_error", "message": error.strerror or str(error)}}

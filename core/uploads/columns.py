@@ -36,8 +36,8 @@ class Numeric:
         numbers = as_numbers(values)
         if not isinstance(numbers, np.ndarray):
             raise InvalidDataset(
-                f"{batch.where(numbers, self.name)}: {_shown(values[numbers])} is not a number; mend it, name the column "
-                "as categorical, or as ignored"
+                f"{batch.where(numbers, self.name)}: {_shown(values[numbers])} is not a number; mend it, name the "
+                "column as categorical, or as ignored"
             )
         check_range(numbers, batch, self.name)
         if not self._fill:
@@ -96,8 +96,8 @@ class Categorical:
             )
         if len(self._codes) == MAX_CATEGORIES:
             raise InvalidDataset(
-                f"{batch.where(row, self.name)}: is the {MAX_CATEGORIES + 1}th different value of a categorical column; "
-                f"{MAX_CATEGORIES} are taken. Join some, or name the column as ignored"
+                f"{batch.where(row, self.name)}: is the {MAX_CATEGORIES + 1}th different value of a categorical "
+                f"column; {MAX_CATEGORIES} are taken. Join some, or name the column as ignored"
             )
         return len(self._codes)
 
@@ -119,7 +119,7 @@ class Categorical:
 
     def described(self) -> dict[str, Any]:
         """As JSON values."""
-        counts = {text: int(self._counts[self._codes[text]]) for text in sorted(self._codes)}
+        counts = [{"value": text, "rows": int(self._counts[self._codes[text]])} for text in sorted(self._codes)]
         return {"type": "category", "missing": self._missing, "categories": counts}
 
 
@@ -178,7 +178,9 @@ class Target:
     @property
     def is_number(self) -> bool:
         """Whether it is to be fitted as a number."""
-        return (self._task or ("classification" if self._not_a_number or self._whole else "regression")) == "regression"
+        return (
+            self._task or ("classification" if self._not_a_number or self._whole else "regression")
+        ) == "regression"
 
     def finish(self) -> tuple[str, ...] | None:
         """Names of its classes in order, where they are more than their numbers.
@@ -187,7 +189,9 @@ class Target:
             InvalidDataset: it is not what the task needs.
         """
         if self.is_number and self._not_a_number:
-            raise InvalidDataset(f"{self._not_a_number} is not a number, which a target of a regression must be; mend it")
+            raise InvalidDataset(
+                f"{self._not_a_number} is not a number, which a target of a regression must be; mend it"
+            )
         if self.is_number:
             if self._moments.lowest == self._moments.highest:
                 raise self._all_the_same(f"{self._moments.lowest:g}")
@@ -209,13 +213,13 @@ class Target:
     @property
     def _numbered(self) -> bool:
         """Whether its numbers are those of classes already."""
-        fits = 0 <= self._moments.lowest and self._moments.highest < MAX_CLASSES
+        fits = self._moments.lowest >= 0 and self._moments.highest < MAX_CLASSES
         return not self._not_a_number and self._whole and fits
 
     def _all_the_same(self, value: str) -> InvalidDataset:
         return InvalidDataset(
-            f"file: column {self.name!r} is {_shown(value)} in every row; there is nothing to tell apart: send rows of at "
-            "least two classes, or name another target"
+            f"file: column {self.name!r} is {_shown(value)} in every row; there is nothing to tell apart: send rows "
+            "of at least two classes, or name another target"
         )
 
     def encoded(self, found: np.ndarray) -> np.ndarray:

@@ -25,7 +25,16 @@ _MAX_ROW_GROUPS = 1 << 16
 _MAX_THRIFT = 1 << 20
 _BATCH_CELLS = 1 << 16
 _CODECS = frozenset({"UNCOMPRESSED", "SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4", "LZ4_RAW"})
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, RuntimeError, KeyError, IndexError)
+_UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+)
 _SAVE = "save it again with pandas.DataFrame.to_parquet, or send CSV"
 
 
@@ -144,7 +153,9 @@ def _check_metadata(metadata: Any, max_bytes: int) -> None:
                 raise InvalidDataset(f"file: is compressed by {column.compression[:20]}; {_SAVE}")
             total += max(0, column.total_uncompressed_size)
             if total > max_bytes:
-                raise DatasetTooLarge(f"file: declares pages of more than {max_bytes} bytes, inflated; send fewer rows")
+                raise DatasetTooLarge(
+                    f"file: declares pages of more than {max_bytes} bytes, inflated; send fewer rows"
+                )
 
 
 def _values(column: pa.Array) -> Values:

@@ -39,7 +39,7 @@ class Roles(BaseModel):
     )
     missing: Literal["mean"] | None = Field(
         None,
-        description="mean: where a feature is missing it is the mean of its column, or the shares of a categorical one. "
+        description="mean: where a feature is missing it is its column's mean, or the shares of a categorical one. "
         "Unless given, a missing value is an error that names its row and column",
     )
 
@@ -102,14 +102,18 @@ def assign(roles: Roles, names: Sequence[str]) -> Assigned:
     ):
         for name in asked:
             if name not in places:
-                raise InvalidDataset(f"columns.{role}: there is no column {_shown(name)!r}; there are {_some(names)}")
+                raise InvalidDataset(
+                    f"columns.{role}: there is no column {_shown(name)!r}; there are {_some(names)}"
+                )
         if len(set(asked)) < len(asked):
             raise InvalidDataset(f"columns.{role}: a column is named twice; name each once")
     chosen = set(names if roles.features is None else roles.features)
     if roles.target in roles.ignored or (roles.features is not None and roles.target in chosen):
         raise InvalidDataset(f"columns.target: {roles.target!r} is named as another role too; take it out there")
     if roles.features is not None and (both := chosen & set(roles.ignored)):
-        raise InvalidDataset(f"columns.ignored: {min(both)!r} is among features too; take it out of one of the two")
+        raise InvalidDataset(
+            f"columns.ignored: {min(both)!r} is among features too; take it out of one of the two"
+        )
     chosen -= {roles.target, *roles.ignored}
     if strangers := set(roles.categorical) - chosen:
         raise InvalidDataset(f"columns.categorical: {min(strangers)!r} is no feature; take it out")

@@ -62,7 +62,10 @@ def opened(table: Table, roles: Roles, compressed_bytes: int, max_bytes: int) ->
             count += len(batch)
             _check_size(count, len(features), compressed_bytes, max_bytes)
             rows += _first_rows(batch, SHOWN_ROWS - len(rows))
-            values = [one.numbers(batch, batch.columns[place]) for one, place in zip(features, assigned.features, strict=True)]
+            values = [
+                one.numbers(batch, batch.columns[place])
+                for one, place in zip(features, assigned.features, strict=True)
+            ]
             scratch.write(np.stack(values, axis=1, dtype=_FLOAT).tobytes())
             of_target.write(target.numbers(batch, batch.columns[assigned.target]).astype(_FLOAT).tobytes())
         if not count:
@@ -78,7 +81,9 @@ def opened(table: Table, roles: Roles, compressed_bytes: int, max_bytes: int) ->
         check_sizes(inputs, labels, compressed_bytes=max_bytes, max_bytes=max_bytes)
         described = Described(
             None if classes is None else list(classes),
-            [_described(table, place, assigned, features, target) for place in range(len(table.names))][:SHOWN_COLUMNS],
+            [_described(table, place, assigned, features, target) for place in range(len(table.names))][
+                :SHOWN_COLUMNS
+            ],
             len(table.names),
             rows,
         )

@@ -35,9 +35,13 @@ def upload(
         list[Path], typer.Argument(help="An npz, CSV or Parquet file; or two IDX files, images and labels.")
     ],
     name: Annotated[str | None, typer.Option(help="For lists.  [default: the file's name]")] = None,
-    target: Annotated[str | None, typer.Option(help="Column of a table that is to be told from the others.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column of a table that is to be told from the others.")
+    ] = None,
     task: Annotated[Task | None, typer.Option(help="What the target is.  [default: by its values]")] = None,
-    feature: Annotated[list[str] | None, typer.Option(help="Column to tell it from.  [default: all others]")] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Column to tell it from.  [default: all others]")
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Column to leave out.")] = None,
     categorical: Annotated[list[str] | None, typer.Option(help="Feature that is one of a few values.")] = None,
     missing: Annotated[Missing | None, typer.Option(help="Fill in what is missing.  [default: refuse it]")] = None,
@@ -60,7 +64,9 @@ def upload(
     if as_json:
         print_json(sent)
     else:
-        out.print(f"{sent['id']} {' × '.join(map(str, sent['inputs']['shape']))} {sent['inputs']['dtype']}, {told(sent)}")
+        out.print(
+            f"{sent['id']} {' × '.join(map(str, sent['inputs']['shape']))} {sent['inputs']['dtype']}, {told(sent)}"
+        )
         out.print(f'In a job: "dataset": {{"id": "{sent["id"]}", "split": …}}', soft_wrap=True)
 
 

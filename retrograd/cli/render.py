@@ -10,6 +10,8 @@ from rich.table import Table
 
 Json = dict[str, Any]
 
+_SHOWN_COLUMNS = 8  # of a table's rows
+
 STYLES = {
     "queued": "dim",
     "running": "cyan",
@@ -182,11 +184,13 @@ def columns_table(table: Json) -> Table:
     """One line a column of the table that a data set was made of."""
     shown = Table("column", "role", "type", "missing", "mean", "deviation", "values", box=None, pad_edge=False)
     for column in table["columns"]:
-        categories = list(column["categories"] or ())
+        categories = [one["value"] for one in column["categories"] or ()]
         if column["role"] == "target":
             categories = table["classes"] or []
         values = ", ".join(categories[:6]) + (", …" if len(categories) > 6 else "")
-        mean, deviation = (f"{one:g}" if (one := column[name]) is not None else "" for name in ("mean", "deviation"))
+        mean, deviation = (
+            f"{one:g}" if (one := column[name]) is not None else "" for name in ("mean", "deviation")
+        )
         missing = str(column["missing"] or "")
         shown.add_row(
             escape(column["name"]), column["role"], column["type"] or "", missing, mean, deviation, escape(values)
