@@ -152,11 +152,9 @@ class _Program:
         size, hypers = self.batch_size, self.hypers
         if on.members is None:
             start = step % (len(on.labels) // size) * size
+            batch = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         else:
-            chosen = on.members.batch(step, size)
-
-        def batch(whole: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice_in_dim(whole, start, size) if on.members is None else whole[chosen]
+            batch = partial(jnp.take, indices=on.members.batch(step, size), axis=0, mode="clip")
 
         def learned(name: str) -> jax.Array:
             return batch(hypers.natural(hyper, name).astype(hypers.dtype))

@@ -32,7 +32,7 @@ def losses_of(loss: Loss, outputs: jax.Array, labels: jax.Array) -> jax.Array:
         case Squared():
             return optax.losses.squared_error(outputs[:, 0], labels)
         case Huber(delta=delta):
-            return optax.losses.huber_loss(outputs[:, 0], labels, delta)
+            return optax.losses.huber_loss(outputs[:, 0], labels, delta=delta)
         case Quantile(q=q):
             error = labels - outputs[:, 0]
             return jnp.maximum(q * error, (q - 1) * error)

@@ -401,8 +401,8 @@ def fuzzed(kind, first, last):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_hundreds_of_tables_changed_at_random_are_refused_or_read_rightly(kind):
     found = fuzzed(kind, 0, 300)
-    assert found["refused"] > 30
-    assert found["refused"] < 300
+    assert set(found["ends"]) == {"read", "refused"}, found
+    assert min(found["ends"].values()) > 15
     assert found["largest"] < 512 << 20
 
 
@@ -411,4 +411,5 @@ def test_hundreds_of_tables_changed_at_random_are_refused_or_read_rightly(kind):
 @pytest.mark.parametrize("part", range(4))
 def test_thousands_of_tables_changed_at_random(kind, part):
     found = fuzzed(kind, 1000 + 1000 * part, 2000 + 1000 * part)
+    assert set(found["ends"]) == {"read", "refused"}, found
     assert found["largest"] < 512 << 20
