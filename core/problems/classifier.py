@@ -62,7 +62,7 @@ class Classifier:
         self._program = interned(
             _Program(
                 network_of(problem.model, groups, info),
-                problem.loss,  # type: ignore[arg-type] # those of its subclasses
+                problem.loss,
                 training.batch_size or problem.num_training_examples,
                 Hypers(training.optimizer, tuple(layouts.values()), groups, training.dtype),
                 labels.confidence if (labels := spec.hyperparameters.labels) is not None else 0.0,

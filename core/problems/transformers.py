@@ -76,7 +76,6 @@ def _block(model: Transformer, params: Mapping[str, jax.Array], name: str) -> An
 
 
 def _attention(model: Transformer, params: Mapping[str, jax.Array], name: str) -> Any:
-    weights = params[f"{name}query.weights"]
     made = eqx.filter_eval_shape(
         eqx.nn.MultiheadAttention,
         model.heads,
@@ -84,7 +83,7 @@ def _attention(model: Transformer, params: Mapping[str, jax.Array], name: str) -
         use_query_bias=True,
         use_value_bias=True,
         use_output_bias=True,
-        dtype=weights.dtype,
+        dtype=params[f"{name}query.weights"].dtype,
         key=jax.random.key(0),
     )
     projections = ("query", "key", "value", "attention")
