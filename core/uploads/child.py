@@ -59,7 +59,6 @@ def limit(seconds: int, memory_bytes: int, disk_bytes: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (most, most))
-    os.nice(_NICENESS)
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # PyArrow's own would set a gigabyte aside at once
 
 
@@ -70,6 +69,7 @@ def main() -> None:
         parser.add_argument(name, type=int, required=True, dest=name.strip("-").replace("-", "_"))
     parser.add_argument("--kind", choices=("csv", "parquet"), required=True)
     given = parser.parse_args()
+    os.nice(_NICENESS)
     limit(given.seconds, given.memory_bytes, _DISK_SHARE * given.max_bytes)
     document: dict[str, Any]
     try:

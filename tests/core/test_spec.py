@@ -84,7 +84,7 @@ def test_unknown_presets_are_named_with_the_known_ones():
             "greater",
         ),
         ("problem__model__hidden", [50] * 9, ("problem", "classifier", "model", "mlp", "hidden"), "at most 8"),
-        ("problem__model__kind", "cnn", ("problem", "classifier", "model"), "mlp"),
+        ("problem__model__kind", "rnn", ("problem", "classifier", "model"), "mlp"),
         ("meta__num_iterations", 0, ("meta", "num_iterations"), "greater than 0"),
         (
             "meta__stop_when",
