@@ -79,6 +79,7 @@ async def received(
     files: Sequence[str],
     wrong: type[CoreError],
     accepted: str,
+    longest_text: int = 4 * MAX_NAME,
 ) -> AsyncIterator[tuple[Sent, Keeper]]:
     """What a request's form holds, while it is looked at, and where that is to be kept.
 
@@ -89,6 +90,7 @@ async def received(
         files: that it may have.
         wrong: the error where it is another form.
         accepted: which files are, in words.
+        longest_text: bytes.
 
     Raises:
         StorageUnavailable: nothing can be kept here, or not now.
@@ -102,7 +104,7 @@ async def received(
     texts = ("name", *texts)
     try:
         limits = {"max_files": len(files) + _STRAYS, "max_fields": len(texts) + _STRAYS}
-        async with _place(state.uploading), request.form(**limits, max_part_size=4 * MAX_NAME) as form:
+        async with _place(state.uploading), request.form(**limits, max_part_size=longest_text) as form:
             sent = _sent(form.multi_items(), texts, files, wrong, accepted)
             yield sent, Keeper(state.sessions, state.storage, project, state.settings.quotas)
     except OSError as error:

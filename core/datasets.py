@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ _MAX_BYTES = 1 << 30
 _T = TypeVar("_T")
 _CLASSES = 10
 _CORRUPTION_SEED = 1
+_ROUNDING = 1e-12
 _SHUFFLE_SEED = 0  # one fixed shuffle for ever: the same split gives the same examples everywhere
 
 
@@ -37,32 +38,45 @@ class DatasetInfo:
     name: str
     num_examples: int
     num_features: int
-    num_classes: int
+    num_classes: int  # 0: labels are targets, numbers to fit
     square: bool  # whether features are the pixels of square images
+    image: tuple[int, int] | None = None  # height and width, where an example has two axes
+    classes_without_examples: int = 0
+
+    @property
+    def classes_present(self) -> int:
+        """Classes that have examples."""
+        return self.num_classes - self.classes_without_examples
 
 
 class GivenData(NamedTuple):
     """A whole data set as it was given."""
 
     inputs: np.ndarray  # [n, features] or [n, height, width]
-    labels: np.ndarray  # [n], integers from 0
+    labels: np.ndarray  # [n], integers from 0; floats, if they are targets
     sha256: str
 
     @property
     def info(self) -> DatasetInfo:
         """What there is to know before an example is seen."""
-        return info_of(self.sha256, self.inputs.shape, int(self.labels.max()) + 1)
+        counts = () if self.labels.dtype.kind == "f" else np.bincount(self.labels)
+        return info_of(self.sha256, self.inputs.shape, counts)
 
 
 class Examples(NamedTuple):
-    """Inputs [n, features] float64 and labels [n] int32, of the same length; on the host or on a device."""
+    """Inputs [n, features] float64 and labels [n], of the same length; on the host or on a device.
+
+    Labels are classes, int32, or targets, float64.
+    """
 
     inputs: Any
     labels: Any
 
 
 class SplitData(NamedTuple):
-    """Disjoint parts of a data set; inputs scaled (whole numbers to [-1, 1]), less the mean of the training part."""
+    """Disjoint parts of a data set; inputs scaled (whole numbers to [-1, 1]), less the mean of the training part, and
+    where it is asked for divided by its standard deviation, feature by feature.
+    """
 
     train: Examples
     valid: Examples
@@ -70,6 +84,7 @@ class SplitData(NamedTuple):
     sha256: str  # of all inputs and labels as they were given
     mean: np.ndarray  # of the training inputs, taken from all
     true_labels: np.ndarray  # [train], before some were replaced
+    target_unit: float = 1.0  # what targets were divided by
 
     @property
     def corrupted(self) -> np.ndarray:
@@ -94,7 +109,7 @@ def describe(name: str) -> DatasetInfo:
         InvalidDataset: its files contradict each other.
     """
     if name == "digits":
-        return DatasetInfo("digits", 1797, 64, _CLASSES, square=True)
+        return DatasetInfo("digits", 1797, 64, _CLASSES, square=True, image=(8, 8))
     num_examples, shapes = 0, set[tuple[int, ...]]()
     for images, labels in _pairs_of(name):
         count, *shape = _read_idx(images, partial(_idx_shape, path=images, ndim=3))
@@ -106,13 +121,25 @@ def describe(name: str) -> DatasetInfo:
     if len(shapes) != 1:
         raise InvalidDataset(f"data set {name!r} mixes images of {sorted(shapes)} pixels; keep one size")
     height, width = shapes.pop()
-    return DatasetInfo(name, num_examples, height * width, _CLASSES, square=height == width)
+    square = height == width
+    return DatasetInfo(name, num_examples, height * width, _CLASSES, square=square, image=(height, width))
 
 
-def info_of(name: str, shape: tuple[int, ...], num_classes: int) -> DatasetInfo:
-    """Of inputs of this shape. Only those with two axes an example are images."""
-    square = len(shape) == 3 and shape[1] == shape[2]
-    return DatasetInfo(name, shape[0], math.prod(shape[1:]), num_classes, square)
+def info_of(name: str, shape: tuple[int, ...], class_counts: Sequence[int] | np.ndarray) -> DatasetInfo:
+    """Of inputs of this shape, and so many examples of each class; of none, if labels are targets.
+
+    Only inputs with two axes an example are images.
+    """
+    image = (shape[1], shape[2]) if len(shape) == 3 else None
+    return DatasetInfo(
+        name,
+        num_examples=shape[0],
+        num_features=math.prod(shape[1:]),
+        num_classes=len(class_counts),
+        square=image is not None and image[0] == image[1],
+        image=image,
+        classes_without_examples=len(class_counts) - int(np.count_nonzero(class_counts)),
+    )
 
 
 def scale_of(dtype: np.dtype, largest: float) -> float:
@@ -121,7 +148,7 @@ def scale_of(dtype: np.dtype, largest: float) -> float:
 
 
 def load(dataset: Dataset | UploadedDataset, given: GivenData | None = None) -> SplitData:
-    """The data set, shuffled by a fixed permutation, split, scaled and centred.
+    """The data set, shuffled by a fixed permutation, split, scaled, centred and standardised.
 
     Args:
         dataset: which, and how to split it.
@@ -144,11 +171,35 @@ def load(dataset: Dataset | UploadedDataset, given: GivenData | None = None) -> 
     scaled = inputs[order].astype(np.float64) / scale
     mean = scaled[: split.train].mean(axis=0)
     scaled -= mean
+    if dataset.standardise != "none":
+        scaled /= _units(scaled[: split.train], mean)
+    if labels.dtype.kind == "f":
+        ordered, target_unit = _targets(labels[order].astype(np.float64), dataset)
+    else:
+        ordered, target_unit = labels[order].astype(np.int32), 1.0
     ends = [split.train, split.train + split.valid]
-    parts = zip(np.split(scaled, ends), np.split(labels[order].astype(np.int32), ends), strict=True)
+    parts = zip(np.split(scaled, ends), np.split(ordered, ends), strict=True)
     train, valid, test = (Examples(*part) for part in parts)
-    spoiled = train._replace(labels=_corrupt(train.labels, dataset.corrupted, info.num_classes))
-    return SplitData(spoiled, valid, test, sha256=digest, mean=mean, true_labels=train.labels)
+    spoiled = train
+    if info.num_classes:
+        spoiled = train._replace(labels=_corrupt(train.labels, dataset.corrupted, info.num_classes))
+    return SplitData(spoiled, valid, test, digest, mean, train.labels, target_unit)
+
+
+def _targets(targets: np.ndarray, dataset: Dataset | UploadedDataset) -> tuple[np.ndarray, float]:
+    """Targets as training sees them, and what they were divided by."""
+    if dataset.standardise != "all":
+        return targets, 1.0
+    mean = targets[: dataset.split.train].mean()
+    centred = targets - mean
+    unit = float(_units(centred[: dataset.split.train], mean))
+    return centred / unit, unit
+
+
+def _units(centred: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Standard deviation of each column; 1 where only rounding tells its values apart, as in a constant one."""
+    deviation = np.asarray(np.sqrt(np.mean(np.square(centred), axis=0)))
+    return np.where(deviation > _ROUNDING * np.abs(mean), deviation, 1.0)
 
 
 def _corrupt(labels: np.ndarray, share: float, num_classes: int) -> np.ndarray:

@@ -7,19 +7,20 @@ A learned hyperparameter is held *unconstrained* (log or logit of its value, flo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 
 from core.spec import (
+    CNN,
     Augmentation,
-    ClassifierProblem,
     ExampleWeights,
     Hyperparameter,
     InitialWeights,
     Inputs,
     JobSpec,
+    LabelledProblem,
     Labels,
     MultitaskProblem,
     Problem,
@@ -27,6 +28,7 @@ from core.spec import (
     Scheduled,
     TaskMixing,
     ToyProblem,
+    Transformer,
 )
 from core.starts import Constant, Exactly, InProgram, Listed, Noise, Sharing, Start
 
@@ -112,11 +114,15 @@ def unconstrain(natural: Any, transform: str) -> Any:
 
 
 def groups_of(problem: Problem, num_features: int, num_classes: int) -> tuple[Group, ...]:
-    """Parameter groups of a problem, in the order of `jax.tree.leaves` of its parameters."""
+    """Parameter groups of a problem whose model is affine layers in a row, in the order of `jax.tree.leaves` of its
+    parameters; `core.architectures` has those of other models.
+    """
     if isinstance(problem, ToyProblem):
         return (Group("weights", (2,)),)
     if isinstance(problem, ProgramProblem):
         raise TypeError("a program says itself which parameters it has")
+    if isinstance(problem.model, CNN | Transformer):
+        raise TypeError(f"a {problem.model.kind} has other groups, which follow from more than two sizes")
     tasks = (problem.dataset.num_tasks,) if isinstance(problem, MultitaskProblem) else ()
     widths = (num_features, *problem.model.hidden, num_classes)
     groups: list[Group] = []
@@ -143,7 +149,7 @@ def layouts_of(spec: JobSpec, groups: tuple[Group, ...]) -> dict[str, Layout]:
         "unit": sum(units_of(groups)),
         "weight": sum(group.size for group in groups),
         "shared_weight": sum(group.size // group.shape[0] for group in groups),
-        "example": problem.num_training_examples if isinstance(problem, ClassifierProblem) else 0,
+        "example": problem.num_training_examples if isinstance(problem, LabelledProblem) else 0,
         "feature": groups[0].shape[0],
         "class": groups[-1].shape[-1],
         "move": len(AUGMENTATIONS),
@@ -156,9 +162,15 @@ def layouts_of(spec: JobSpec, groups: tuple[Group, ...]) -> dict[str, Layout]:
     }
 
 
+def layers_of(groups: tuple[Group, ...]) -> tuple[int, ...]:
+    """How many groups each layer has, in order: weights and biases, or weights alone."""
+    return tuple(len(list(layer)) for _, layer in groupby(groups, key=lambda group: group.name.rpartition(".")[0]))
+
+
 def units_of(groups: tuple[Group, ...]) -> tuple[int, ...]:
     """Units of each layer: what its weights and biases lead to."""
-    return tuple(group.shape[-1] for group in groups[1::2])
+    ends = np.cumsum(layers_of(groups))
+    return tuple(groups[end - 1].shape[-1] for end in ends)
 
 
 def _layout(name: str, hyper: Hyperparameter, axes: tuple[str, ...], lengths: dict[str, int]) -> Layout:

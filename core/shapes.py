@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from core import alphabets, datasets
+from core.architectures import groups_of_model
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, groups_of
 from core.programs.fitting import check_fits
 from core.programs.manifest import Manifest
-from core.spec import ClassifierProblem, JobSpec, MultitaskProblem, ProgramProblem
+from core.spec import (
+    CNN,
+    ClassifierProblem,
+    JobSpec,
+    LabelledProblem,
+    MultitaskProblem,
+    ProgramProblem,
+    Transformer,
+)
 
 
 def groups_for(
@@ -31,8 +40,9 @@ def groups_for(
                 raise InvalidSpec((("problem", "id"), said))
             check_fits(spec, program)
             return tuple(Group(leaf.name, leaf.shape) for leaf in program.params)
-        case ClassifierProblem(dataset=dataset):
+        case LabelledProblem(dataset=dataset, model=model):
             info = datasets.describe_for(dataset, uploaded)
+            _check_labels(spec, info)
             if spec.hyperparameters.augmentation is not None and not info.square:
                 raise InvalidSpec(
                     (
@@ -40,9 +50,37 @@ def groups_for(
                         f"the images of {info.name} are not square; leave it out",
                     )
                 )
-            return groups_of(spec.problem, info.num_features, info.num_classes)
+            num_outputs = info.num_classes if isinstance(spec.problem, ClassifierProblem) else 1
+            if isinstance(model, CNN | Transformer):
+                return groups_of_model(model, info, num_outputs)
+            return groups_of(spec.problem, info.num_features, num_outputs)
         case MultitaskProblem(dataset=dataset):
             alphabets.check(dataset)
             return groups_of(spec.problem, alphabets.SIDE**2, alphabets.OUTPUTS)
         case _:
             return groups_of(spec.problem, 0, 0)
+
+
+def _check_labels(spec: JobSpec, info: datasets.DatasetInfo) -> None:
+    """Classes for a classifier, numbers for a regression, and batches that can be balanced."""
+    where = ("problem", "kind")
+    if isinstance(spec.problem, ClassifierProblem):
+        if not info.num_classes:
+            raise InvalidSpec((where, f"{info.name} holds targets and no classes; fit it by kind 'regression'"))
+    elif info.num_classes:
+        raise InvalidSpec(
+            (
+                where,
+                f"{info.name} holds classes and no targets; use kind 'classifier', or upload the numbers as `targets`, "
+                'those of a table with "task": "regression"',
+            )
+        )
+    size = spec.training.batch_size
+    if spec.training.batches == "balanced" and size is not None and size % info.classes_present:
+        raise InvalidSpec(
+            (
+                ("training", "batch_size"),
+                f"{size} is no multiple of the {info.classes_present} classes of {info.name}, and batches are to be "
+                "balanced; choose one that is",
+            )
+        )

@@ -227,27 +227,35 @@ class Client:
 
     # Data sets
 
-    def upload(self, data: Path | str | tuple[Path | str, Path | str] | Mapping[str, Any], name: str) -> Json:
+    def upload(
+        self,
+        data: Path | str | tuple[Path | str, Path | str] | Mapping[str, Any],
+        name: str,
+        columns: Mapping[str, Any] | None = None,
+    ) -> Json:
         """Send data to learn from; a job names them by `{"id": …}`.
 
         Args:
-            data: an npz file; two IDX files, images and labels; or arrays by name, `images` or `inputs` and `labels`.
+            data: an npz file; two IDX files, images and labels; arrays by name, `images` or `inputs` and `labels` or
+                `targets`; or a CSV or Parquet file.
             name: for lists.
+            columns: of a CSV or Parquet file, such as `{"target": "price", "categorical": ["town"]}`.
         """
+        fields = {"name": name} | ({} if columns is None else {"columns": json.dumps(columns)})
         with contextlib.ExitStack() as stack:
             if isinstance(data, Mapping):
                 files = {"file": stack.enter_context(_as_npz(data))}
             else:
                 paths = {"file": data} if isinstance(data, Path | str) else dict(zip(_IDX, data, strict=True))
                 files = {part: stack.enter_context(Path(path).open("rb")) for part, path in paths.items()}
-            return self._json("POST", "/v1/datasets", data={"name": name}, files=files, timeout=_UPLOAD_SECONDS)
+            return self._json("POST", "/v1/datasets", data=fields, files=files, timeout=_UPLOAD_SECONDS)
 
     def datasets(self, limit: int = 20) -> list[Json]:
         """The newest data sets of this key's project."""
         return list(self._json("GET", "/v1/datasets", params={"limit": limit})["data"])
 
     def dataset(self, dataset_id: str) -> Json:
-        """Shapes, types, classes, bytes and digest."""
+        """Shapes, types, classes or targets, bytes and digest; of tables their columns and first rows."""
         return self._json("GET", f"/v1/datasets/{quote(dataset_id, safe='')}")
 
     def delete_dataset(self, dataset_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -17,6 +18,15 @@ class ArrayRead(BaseModel):
     dtype: str
 
 
+class TargetRead(BaseModel):
+    """Numbers to fit."""
+
+    mean: float
+    deviation: float = Field(description="standard deviation")
+    min: float
+    max: float
+
+
 class DatasetRead(BaseModel):
     """An uploaded data set."""
 
@@ -27,15 +37,56 @@ class DatasetRead(BaseModel):
     bytes: int = Field(description="that they take")
     inputs: ArrayRead
     labels: ArrayRead
-    class_counts: list[int] = Field(description="examples of each class, from 0")
+    class_counts: list[int] = Field(description="examples of each class, from 0; none, if labels are targets")
+    target: TargetRead | None = Field(None, description="of numbers to fit; null, if labels are classes")
     scale: float = Field(description="what inputs are divided by before training")
 
     @classmethod
-    def of(cls, stored: Stored[Dataset]) -> DatasetRead:
+    def of(cls, stored: Stored[Dataset]) -> Self:
         """The row, and what was found when it was uploaded."""
         row = stored.row
         shown = {"id": row.id, "name": row.name, "created_at": row.created_at, "sha256": row.sha256}
         return cls.model_validate(shown | {"bytes": stored.size} | row.summary)
+
+
+class CategoryRead(BaseModel):
+    """A value of a categorical column."""
+
+    value: str
+    rows: int = Field(description="that have it")
+
+
+class ColumnRead(BaseModel):
+    """A column of a table."""
+
+    name: str
+    role: Literal["target", "feature", "ignored"]
+    type: Literal["number", "category", "class"] | None = Field(description="null, if it was not looked at")
+    missing: int | None = Field(description="values that were filled in")
+    mean: float | None = None
+    deviation: float | None = Field(None, description="standard deviation")
+    min: float | None = None
+    max: float | None = None
+    categories: list[CategoryRead] | None = Field(None, description="its values; each is a feature, in this order")
+
+
+class TableRead(BaseModel):
+    """The table that a data set was made of."""
+
+    classes: list[str] | None = Field(
+        description="what classes 0, 1, … are called in it; null where those are its numbers"
+    )
+    columns: list[ColumnRead] = Field(description="the first 256")
+    num_columns: int
+    rows: list[list[str]] = Field(
+        description="the first five, as they were sent, each of the columns above; values are cut after 40 characters"
+    )
+
+
+class DatasetPreview(DatasetRead):
+    """An uploaded data set, and what is in it."""
+
+    table: TableRead | None = Field(None, description="of data that came as a table")
 
 
 class DatasetPage(BaseModel):

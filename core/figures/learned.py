@@ -19,7 +19,7 @@ from core.figures.canvas import (
     title,
 )
 from core.figures.data import JobData
-from core.hyperparameters import AUGMENTATIONS
+from core.hyperparameters import AUGMENTATIONS, Group
 from core.spec import MultitaskProblem
 
 _SCHEDULES = ("step_size", "momentum", "b1", "b2", "decay", "epsilon", "weight_decay")
@@ -75,10 +75,11 @@ def init_scales(data: JobData) -> Figure:
     """Scale of the initial weights of each layer, over meta-iterations, beside 1/√(its inputs) (figure 3)."""
     figure, axes = blank()
     only, (iterations, each) = axes[0, 0], data.over_time("init_scale")
-    for number, column in enumerate(each.T[::2]):
+    weights = [(place, group) for place, group in enumerate(data.groups) if _is_weights(group)]
+    for number, (place, group) in enumerate(weights):
         colour = COLOURS[number % len(COLOURS)]
-        only.plot(iterations, column, color=colour, label=f"layer {number + 1}")
-    for inputs in {group.shape[-2] for group in data.groups[::2]}:
+        only.plot(iterations, each[:, place], color=colour, label=_layer_name(group))
+    for inputs in {_inputs_of(group) for _, group in weights}:
         only.axhline(1 / np.sqrt(inputs), color=GUIDE, linestyle="--", linewidth=1, zorder=1)
         only.annotate(
             f"1/√{inputs}", (0, 1 / np.sqrt(inputs)), (3, 3), textcoords="offset points", fontsize=8, color=GUIDE
@@ -86,9 +87,23 @@ def init_scales(data: JobData) -> Figure:
     only.set(xlabel="meta-iterations done", ylabel="standard deviation of initial weights", yscale="log")
     title(only, "dashed: 1/√(inputs of the layer)")
     plain_log(only.yaxis)
-    over_iterations(only, only.get_lines()[: len(data.groups) // 2])
+    over_iterations(only, only.get_lines()[: len(weights)])
     name_curves(figure, only)
     return figure
+
+
+def _is_weights(group: Group) -> bool:
+    """Of units with several inputs: not biases, nor those of norms."""
+    return group.name.endswith("weights") and len(group.shape) > 1
+
+
+def _layer_name(group: Group) -> str:
+    return group.name.removesuffix(".weights").replace("layer_", "layer ")
+
+
+def _inputs_of(group: Group) -> int:
+    """Of one unit; of a convolution the pixels and channels that it looks at."""
+    return int(np.prod(group.shape[:-1])) if len(group.shape) == 4 else group.shape[-2]
 
 
 def _first_layer_pictures(data: JobData, name: str) -> np.ndarray:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
+from itertools import islice
+from operator import add
 from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
-from core.hyperparameters import Group, Layout
+from core.hyperparameters import Group, Layout, layers_of
 from core.spec import OPTIMIZERS
 
 Hyper = dict[str, jax.Array]  # learned hyperparameters, unconstrained
@@ -92,8 +94,9 @@ class Hypers:
                 return strengths @ jnp.concatenate([square.ravel() for square in squares])
             case ("unit",):
                 by_unit = [square.reshape(-1, square.shape[-1]).sum(axis=0) for square in squares]
-                layers = zip(by_unit[::2], by_unit[1::2], strict=True)
-                return strengths @ jnp.concatenate([weights + biases for weights, biases in layers])
+                left = iter(by_unit)
+                layers = [list(islice(left, count)) for count in layers_of(self.groups)]
+                return strengths @ jnp.concatenate([reduce(add, layer) for layer in layers])
             case _:
                 return jnp.sum(strengths * jnp.stack([jnp.sum(square) for square in squares]))
 

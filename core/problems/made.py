@@ -12,7 +12,7 @@ from core.problems.program import ProgramInner
 from core.problems.toy import Toy
 from core.programs.given import GivenProgram
 from core.shapes import groups_for
-from core.spec import ClassifierProblem, JobSpec, MultitaskProblem
+from core.spec import JobSpec, LabelledProblem, MultitaskProblem
 
 
 def inner_problem(spec: JobSpec, given: GivenData | GivenProgram | None = None) -> InnerProblem:
@@ -29,11 +29,13 @@ def inner_problem(spec: JobSpec, given: GivenData | GivenProgram | None = None) 
     """
     if isinstance(given, GivenProgram):
         return ProgramInner.of(spec, given)
-    groups = groups_for(spec, None if given is None else given.info)
+    uploaded = None if given is None else given.info
+    groups = groups_for(spec, uploaded)
     layouts = layouts_of(spec, groups)
     match spec.problem:
-        case ClassifierProblem(dataset=dataset):
-            return Classifier(spec, groups, layouts, datasets.load(dataset, given))
+        case LabelledProblem(dataset=dataset):
+            info = datasets.describe_for(dataset, uploaded)
+            return Classifier(spec, groups, layouts, datasets.load(dataset, given), info)
         case MultitaskProblem(dataset=dataset):
             return Multitask(spec, groups, layouts, alphabets.load(dataset))
         case _:

@@ -10,7 +10,7 @@ import optax
 
 from core.spec import MLP, LogisticRegression
 
-_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 class Layer(NamedTuple):
@@ -31,7 +31,7 @@ def layers_of(leaves: list[jax.Array]) -> Params:
 
 def activation_of(model: LogisticRegression | MLP) -> Any:
     """The function between layers; None where there is but one layer."""
-    return _ACTIVATIONS[model.activation] if isinstance(model, MLP) else None
+    return ACTIVATIONS[model.activation] if isinstance(model, MLP) else None
 
 
 def logits_of(activation: Any, params: Params, inputs: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from core.spec.base import Int, Part
+from core.spec.digests import without_later_defaults
 from core.spec.hyperparameters import (
     L2,
     Augmentation,
@@ -25,16 +26,18 @@ from core.spec.hyperparameters import (
     StepSize,
     TaskMixing,
 )
+from core.spec.losses import CrossEntropy, Hinge, Huber, Quantile, Squared
 from core.spec.meta import Diagnostics, Meta, Safeguard, Scan, Seeds, WarmStart
+from core.spec.models import CNN, MLP, LogisticRegression, Transformer
 from core.spec.problems import (
-    MLP,
     Alphabets,
     ClassifierProblem,
     Dataset,
-    LogisticRegression,
+    LabelledProblem,
     MultitaskProblem,
     Problem,
     ProgramProblem,
+    RegressionProblem,
     Split,
     ToyProblem,
     UploadedDataset,
@@ -67,12 +70,14 @@ OPTIMIZERS["adamw"] = OPTIMIZERS["adam"] | {"weight_decay": Positive(initial=0.0
 
 _OF_PROBLEM: dict[str, dict[str, Hyperparameter]] = {
     "classifier": {"init_scale": InitScale(), "l2": L2()},
+    "regression": {"init_scale": InitScale(), "l2": L2()},
     "multitask": {"init_scale": InitScale(), "l2": L2(), "task_mixing": TaskMixing(sharing=(0.0,))},
     "toy": {},
     "program": {},
 }
 _ALSO_OF_PROBLEM = {
     "classifier": {"inputs", "labels", "example_weights", "augmentation", "initial_weights"},
+    "regression": {"example_weights", "augmentation", "initial_weights"},
     "multitask": {"initial_weights"},
     "toy": set(),
     "program": set(),
@@ -104,6 +109,11 @@ class Training(Part):
     num_steps: Int = Field(gt=0, le=MAX_STEPS, description="steps T of one training run")
     batch_size: Int | None = Field(
         None, gt=0, description="examples per step, taken in order and cycled; all of them unless given"
+    )
+    batches: Literal["in_order", "balanced"] = Field(
+        "in_order",
+        description="balanced: each batch holds equally many examples of every class, those of a class in order and "
+        "cycled; the batch size must be a multiple of the number of classes",
     )
     seed: Literal["fresh"] | Annotated[Int, Field(ge=0, lt=2**31)] = Field(
         "fresh",
@@ -165,7 +175,7 @@ class JobSpec(Part):
     @property
     def uploaded(self) -> UploadedDataset | None:
         """The uploaded data that it is about, if it is."""
-        dataset = self.problem.dataset if isinstance(self.problem, ClassifierProblem) else None
+        dataset = self.problem.dataset if isinstance(self.problem, LabelledProblem) else None
         return dataset if isinstance(dataset, UploadedDataset) else None
 
     def pinned(self, sha256: str) -> JobSpec:
@@ -224,17 +234,37 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _batch_fits(self) -> JobSpec:
         problem, size = self.problem, self.training.batch_size
-        if not isinstance(problem, ClassifierProblem):
+        if not isinstance(problem, LabelledProblem):
             if size is not None:
                 takes = "what it says itself" if self.program is not None else "all data"
                 raise ValueError(
                     f"training.batch_size: every step of a {problem.kind} problem takes {takes}; leave it out"
                 )
         elif size is not None and size > problem.num_training_examples:
-            where = "synthetic_examples" if problem.synthetic_examples is not None else "dataset.split.train"
+            made_up = isinstance(problem, ClassifierProblem) and problem.synthetic_examples is not None
+            where = "synthetic_examples" if made_up else "dataset.split.train"
             raise ValueError(
                 f"training.batch_size {size} exceeds problem.{where} {problem.num_training_examples}; "
                 "lower the batch size or train on more examples"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _balance_fits(self) -> JobSpec:
+        if self.training.batches == "in_order":
+            return self
+        if not isinstance(self.problem, ClassifierProblem):
+            raise ValueError(
+                f"training.batches: a {self.problem.kind} problem has no classes to balance; leave it out"
+            )
+        if self.problem.synthetic_examples is not None:
+            raise ValueError(
+                "training.batches: problem.synthetic_examples have the classes in turn as they are; leave it out"
+            )
+        if self.training.batch_size is None:
+            raise ValueError(
+                "training.batches: 'balanced' chooses what is in a batch, and every step takes all data; set "
+                "training.batch_size to a multiple of the number of classes"
             )
         return self
 
@@ -269,6 +299,20 @@ class JobSpec(Part):
             raise ValueError(
                 "problem.dataset.corrupted spoils labels that nothing trains on beside problem.synthetic_examples; "
                 "leave one of the two out"
+            )
+        if "labels" in given and isinstance(problem, ClassifierProblem) and isinstance(problem.loss, Hinge):
+            raise ValueError(
+                "hyperparameters.labels make distributions of classes, which problem.loss 'hinge' has no use for; "
+                "leave it out or use cross_entropy"
+            )
+        if (
+            "augmentation" in given
+            and isinstance(problem, LabelledProblem)
+            and problem.dataset.standardise != "none"
+        ):
+            raise ValueError(
+                "hyperparameters.augmentation moves images whose pixels are all of one scale; leave "
+                "problem.dataset.standardise out"
             )
         if "augmentation" in given and isinstance(problem, ClassifierProblem) and problem.synthetic_examples:
             raise ValueError(
@@ -396,15 +440,12 @@ class JobSpec(Part):
                 unneeded["problem"] |= {"id"}
             if self.program.data_sha256 is not None:
                 unneeded["problem"] |= {"data"}
-        if self.training.checkpoints == 1:
-            unneeded["training"] = {
-                "checkpoints"
-            }  # the digests of specifications from before there were any stay true
-        document = self.model_dump(mode="json", exclude=unneeded)
+        document = without_later_defaults(self.model_dump(mode="json", exclude=unneeded))
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 __all__ = [
+    "CNN",
     "L2",
     "MAX_STEPS",
     "MLP",
@@ -412,16 +453,20 @@ __all__ = [
     "Alphabets",
     "Augmentation",
     "ClassifierProblem",
+    "CrossEntropy",
     "Dataset",
     "Decay",
     "Diagnostics",
     "ExampleWeights",
+    "Hinge",
+    "Huber",
     "Hyperparameter",
     "Hyperparameters",
     "InitScale",
     "InitialWeights",
     "Inputs",
     "JobSpec",
+    "LabelledProblem",
     "Labels",
     "LogisticRegression",
     "Meta",
@@ -429,15 +474,19 @@ __all__ = [
     "Positive",
     "Problem",
     "ProgramProblem",
+    "Quantile",
+    "RegressionProblem",
     "Safeguard",
     "Scan",
     "Scheduled",
     "Seeds",
     "Split",
+    "Squared",
     "StepSize",
     "TaskMixing",
     "ToyProblem",
     "Training",
+    "Transformer",
     "UploadedDataset",
     "WarmStart",
 ]

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from core.spec.base import Bool, Float, Int, Part
+from core.spec.losses import ClassLoss, CrossEntropy, NumberLoss, Squared
+from core.spec.models import MLP, DenseModel, LogisticRegression, Model
 
-MAX_WIDTH = 8192
 MAX_EXAMPLES = 1_000_000
 MAX_LEAVES = 256
 MAX_INITIAL = 100_000
@@ -30,7 +31,14 @@ Corrupted = Annotated[
 ]
 OuterLoss = Annotated[
     Literal["train", "valid"],
-    Field(description="mean cross-entropy of the trained model over the whole of this part"),
+    Field(description="mean loss of the trained model over the whole of this part"),
+]
+Standardise = Annotated[
+    Literal["none", "features", "all"],
+    Field(
+        description="features: each is divided by its standard deviation over the training part, so that it is 1; all: "
+        "and so are the targets of a regression, less their mean; losses are then in those units, measures are not"
+    ),
 ]
 
 
@@ -53,6 +61,7 @@ class Dataset(Part):
     name: DatasetName = Field(description="digits, or a folder of the data folder")
     split: Split
     corrupted: Corrupted = 0.0
+    standardise: Standardise = "none"
 
 
 class UploadedDataset(Part):
@@ -64,6 +73,7 @@ class UploadedDataset(Part):
     )
     split: Split
     corrupted: Corrupted = 0.0
+    standardise: Standardise = "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -85,35 +95,26 @@ AnyDataset = Annotated[
 ]
 
 
-class LogisticRegression(Part):
-    """One affine layer and a log-softmax."""
+class LabelledProblem(Part):
+    """Fit a model to examples, each with what it should say of it."""
 
-    kind: Literal["logistic_regression"]
+    kind: str
+    dataset: AnyDataset
+    model: Model
+    loss: Part
+    outer_loss: OuterLoss = "valid"
 
     @property
-    def hidden(self) -> tuple[int, ...]:
-        """No hidden layers."""
-        return ()
+    def num_training_examples(self) -> int:
+        """What the inner problem trains on."""
+        return self.dataset.split.train
 
 
-class MLP(Part):
-    """Affine layers with an activation between them, ending in a log-softmax."""
-
-    kind: Literal["mlp"]
-    hidden: tuple[Annotated[Int, Field(gt=0, le=MAX_WIDTH)], ...] = Field(min_length=1, max_length=8)
-    activation: Literal["tanh", "relu"] = "tanh"
-
-
-Model = Annotated[LogisticRegression | MLP, Field(discriminator="kind")]
-
-
-class ClassifierProblem(Part):
+class ClassifierProblem(LabelledProblem):
     """Fit a classifier."""
 
     kind: Literal["classifier"]
-    dataset: AnyDataset
-    model: Model
-    outer_loss: OuterLoss = "valid"
+    loss: ClassLoss = CrossEntropy(kind="cross_entropy")
     synthetic_examples: Int | None = Field(
         None,
         gt=0,
@@ -126,6 +127,30 @@ class ClassifierProblem(Part):
     def num_training_examples(self) -> int:
         """What the inner problem trains on."""
         return self.dataset.split.train if self.synthetic_examples is None else self.synthetic_examples
+
+    @model_validator(mode="after")
+    def _has_no_targets(self) -> ClassifierProblem:
+        if self.dataset.standardise == "all":
+            raise ValueError("dataset.standardise: classes are no numbers to divide; set it to 'features'")
+        if self.synthetic_examples is not None and not isinstance(self.model, LogisticRegression | MLP):
+            raise ValueError(
+                f"synthetic_examples: made-up inputs are of no shape that a {self.model.kind} could look at; use "
+                "logistic_regression or mlp, or leave it out"
+            )
+        return self
+
+
+class RegressionProblem(LabelledProblem):
+    """Fit numbers, the targets of uploaded data."""
+
+    kind: Literal["regression"]
+    loss: NumberLoss = Squared(kind="squared")
+
+    @model_validator(mode="after")
+    def _has_no_classes(self) -> RegressionProblem:
+        if self.dataset.corrupted:
+            raise ValueError("dataset.corrupted replaces classes by others, and targets have none; leave it out")
+        return self
 
 
 class Alphabets(Part):
@@ -163,7 +188,7 @@ class MultitaskProblem(Part):
 
     kind: Literal["multitask"]
     dataset: Alphabets = Alphabets()
-    model: Model
+    model: DenseModel
     outer_loss: OuterLoss = "valid"
 
 
@@ -237,5 +262,6 @@ def _count(initial: Initial) -> int:
 
 
 Problem = Annotated[
-    ClassifierProblem | MultitaskProblem | ToyProblem | ProgramProblem, Field(discriminator="kind")
+    ClassifierProblem | RegressionProblem | MultitaskProblem | ToyProblem | ProgramProblem,
+    Field(discriminator="kind"),
 ]

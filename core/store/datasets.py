@@ -48,8 +48,10 @@ def pin(session: Session, project_id: UUID, spec: JobSpec) -> tuple[JobSpec, Dat
                 f"the data of {wanted.id} have the SHA-256 {dataset.sha256}; give that, or leave it out",
             )
         )
-    shape, num_classes = tuple(dataset.summary["inputs"]["shape"]), len(dataset.summary["class_counts"])
-    return spec.pinned(dataset.sha256), info_of(wanted.id, shape, num_classes)
+    summary = dataset.summary
+    return spec.pinned(dataset.sha256), info_of(
+        wanted.id, tuple(summary["inputs"]["shape"]), summary["class_counts"]
+    )
 
 
 def of_job(session: Session, lease: Lease) -> str | None:

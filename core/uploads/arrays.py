@@ -70,6 +70,14 @@ class Array(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+class Found(NamedTuple):
+    """The two arrays of an upload."""
+
+    inputs: Array
+    labels: Array
+    are_targets: bool = False  # numbers to fit, and no classes
+
+
 def check_sizes(inputs: Array, labels: Array, *, compressed_bytes: int, max_bytes: int) -> None:
     """Hold what the headers declare against each other and the limits, before anything is read or allocated.
 
@@ -104,10 +112,15 @@ def check_sizes(inputs: Array, labels: Array, *, compressed_bytes: int, max_byte
             f"{inputs.entry} and {labels.entry} declare {total} bytes, more than {max_bytes}; send fewer examples, or "
             "a smaller dtype"
         )
+    check_inflation(f"{inputs.entry} and {labels.entry}", total, compressed_bytes)
+
+
+def check_inflation(what: str, total: int, compressed_bytes: int) -> None:
+    """Raise DatasetTooLarge where so many bytes come of far fewer."""
     if total > max(_HARMLESS_BYTES, _MAX_RATIO * compressed_bytes):
         raise DatasetTooLarge(
-            f"{inputs.entry} and {labels.entry} inflate {compressed_bytes} bytes to {total}, more than "
-            f"{_MAX_RATIO} times as much; send them uncompressed"
+            f"{what} inflate {compressed_bytes} bytes to {total}, more than {_MAX_RATIO} times as much; send them "
+            "uncompressed"
         )
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from core.errors import InvalidDataset
-from core.uploads.arrays import Array, Source, check_sizes
+from core.uploads.arrays import Array, Found, Source, check_sizes
 
 _GZIP = b"\x1f\x8b"
 MAGICS = (b"\0\0", _GZIP)
@@ -18,7 +18,7 @@ _MOST_GZIP_HEADER = 1 << 17
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def opened(images: BinaryIO, labels: BinaryIO, max_bytes: int) -> tuple[Array, Array]:
+def opened(images: BinaryIO, labels: BinaryIO, max_bytes: int) -> Found:
     """Images and labels, their sizes checked and their numbers unread.
 
     Raises:
@@ -26,9 +26,9 @@ def opened(images: BinaryIO, labels: BinaryIO, max_bytes: int) -> tuple[Array, A
         DatasetTooLarge: more than `max_bytes` of numbers, or a decompression bomb.
     """
     compressed_bytes = images.seek(0, 2) + labels.seek(0, 2)
-    arrays = _array(images, "images"), _array(labels, "labels")
-    check_sizes(*arrays, compressed_bytes=compressed_bytes, max_bytes=max_bytes)
-    return arrays
+    found = Found(_array(images, "images"), _array(labels, "labels"))
+    check_sizes(found.inputs, found.labels, compressed_bytes=compressed_bytes, max_bytes=max_bytes)
+    return found
 
 
 def _array(file: BinaryIO, entry: str) -> Array:

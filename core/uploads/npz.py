@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from core.errors import DatasetTooLarge, InvalidDataset
-from core.uploads.arrays import Array, Source, check_sizes
+from core.uploads.arrays import Array, Found, Source, check_sizes
 from core.uploads.npy import read_header
 from core.zips import UNREADABLE, check_directory, check_entry, shown
 
 MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
-INPUTS, LABELS = ("images", "inputs"), "labels"
+INPUTS, LABELS, TARGETS = ("images", "inputs"), "labels", "targets"
 
 _MAX_ENTRIES = 16
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\.npy")
@@ -22,8 +22,8 @@ _SAVE = "save it with numpy.savez(path, images=…, labels=…)"
 
 
 @contextmanager
-def opened(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Array, Array]]:
-    """Inputs and labels of the archive, their sizes checked and their numbers unread.
+def opened(file: BinaryIO, max_bytes: int) -> Iterator[Found]:
+    """Inputs and labels, or targets, of the archive, their sizes checked and their numbers unread.
 
     Raises:
         InvalidDataset: not an archive that `numpy.savez` could have written, or without the two.
@@ -37,14 +37,15 @@ def opened(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Array, Array]]:
             raise InvalidDataset(f"file: is not a sound npz archive; {_SAVE}") from error
         entries = _checked(archive.infolist(), compressed_bytes, max_bytes)
         wanted = [name for name in INPUTS if name in entries]
-        if len(wanted) != 1 or LABELS not in entries:
+        wanted += [name for name in (LABELS, TARGETS) if name in entries]
+        if len(wanted) != 2 or wanted[0] not in INPUTS or wanted[1] in INPUTS:
             raise InvalidDataset(
-                f"file: holds {', '.join(sorted(entries)) or 'nothing'}; exactly one of images and inputs, and "
-                "labels, are needed"
+                f"file: holds {', '.join(sorted(entries)) or 'nothing'}; exactly one of images and inputs, and one of "
+                "targets and labels, are needed"
             )
-        inputs, labels = (_array(stack, archive, entries[name]) for name in (*wanted, LABELS))
+        inputs, labels = (_array(stack, archive, entries[name]) for name in wanted)
         check_sizes(inputs, labels, compressed_bytes=compressed_bytes, max_bytes=max_bytes)
-        yield inputs, labels
+        yield Found(inputs, labels, are_targets=wanted[1] == TARGETS)
 
 
 def _checked(infos: list[zipfile.ZipInfo], compressed_bytes: int, max_bytes: int) -> dict[str, zipfile.ZipInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,28 +10,81 @@ import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
 from retrograd.cli.console import out, print_json, print_rows
-from retrograd.cli.render import datasets_table
+from retrograd.cli.render import columns_table, datasets_table, rows_table, told
 
-datasets = typer.Typer(name="datasets", help="Upload, list and delete data sets.", no_args_is_help=True)
+
+class Task(StrEnum):
+    """What a target is."""
+
+    classification = "classification"
+    regression = "regression"
+
+
+class Missing(StrEnum):
+    """What stands for what is missing."""
+
+    mean = "mean"
+
+
+datasets = typer.Typer(name="datasets", help="Upload, show, list and delete data sets.", no_args_is_help=True)
 
 
 @datasets.command()
 def upload(
-    files: Annotated[list[Path], typer.Argument(help="An npz file; or two IDX files, images and labels.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="An npz, CSV or Parquet file; or two IDX files, images and labels.")
+    ],
     name: Annotated[str | None, typer.Option(help="For lists.  [default: the file's name]")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column of a table that is to be told from the others.")
+    ] = None,
+    task: Annotated[Task | None, typer.Option(help="What the target is.  [default: by its values]")] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Column to tell it from.  [default: all others]")
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="Column to leave out.")] = None,
+    categorical: Annotated[list[str] | None, typer.Option(help="Feature that is one of a few values.")] = None,
+    missing: Annotated[Missing | None, typer.Option(help="Fill in what is missing.  [default: refuse it]")] = None,
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
-    """Upload data to learn from: examples × features, or × height × width, and a label each."""
+    """Upload data to learn from: examples × features, or × height × width, and a label or target each.
+
+    Of a table, --target names the column to tell; --feature, --ignore and --categorical can be given several times.
+    """
     if len(files) > 2:
-        raise typer.BadParameter("give one npz file, or two IDX files: images and labels")
+        raise typer.BadParameter("give one npz, CSV or Parquet file, or two IDX files: images and labels")
+    roles = {"task": task, "features": feature, "ignored": ignore, "categorical": categorical, "missing": missing}
+    given = {role: one for role, one in roles.items() if one}
+    if target is None and given:
+        raise typer.BadParameter(f"{next(iter(given))} is said of a table; name its --target too")
+    columns = None if target is None else {"target": target, **given}
     with connect(folder) as client:
-        sent = client.upload(files[0] if len(files) == 1 else (files[0], files[1]), name or files[0].stem)
+        sent = client.upload(files[0] if len(files) == 1 else (files[0], files[1]), name or files[0].stem, columns)
     if as_json:
         print_json(sent)
     else:
-        out.print(f"{sent['id']} {' × '.join(map(str, sent['inputs']['shape']))} {sent['inputs']['dtype']}")
+        out.print(
+            f"{sent['id']} {' × '.join(map(str, sent['inputs']['shape']))} {sent['inputs']['dtype']}, {told(sent)}"
+        )
         out.print(f'In a job: "dataset": {{"id": "{sent["id"]}", "split": …}}', soft_wrap=True)
+
+
+@datasets.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="Id, ds_…")], as_json: AsJson = False, folder: Folder = None
+) -> None:
+    """Show what is in a data set: classes or targets, and of a table its columns and first rows."""
+    with connect(folder) as client:
+        found = client.dataset(dataset)
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"{found['id']} {found['name']}", markup=False)
+    out.print(f"{' × '.join(map(str, found['inputs']['shape']))} {found['inputs']['dtype']}, {told(found)}")
+    if found["table"]:
+        out.print(columns_table(found["table"]))
+        out.print(rows_table(found["table"]))
 
 
 @datasets.command("list")

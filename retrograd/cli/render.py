@@ -10,6 +10,8 @@ from rich.table import Table
 
 Json = dict[str, Any]
 
+_SHOWN_COLUMNS = 8  # of a table's rows
+
 STYLES = {
     "queued": "dim",
     "running": "cyan",
@@ -162,7 +164,7 @@ def datasets_table(datasets: Iterable[Json]) -> Table:
             dataset["id"],
             escape(dataset["name"]),
             f"{shape} {dataset['inputs']['dtype']}",
-            str(len(dataset["class_counts"])),
+            str(len(dataset["class_counts"]) or "numbers"),
             f"{dataset['bytes']:,}",
             dataset["created_at"][:19].replace("T", " "),
         )
@@ -208,6 +210,43 @@ def program_details(program: Json) -> Table:
 def _arrays(arrays: Iterable[Json], between: str = "\n") -> str:
     shapes = [(one["name"], " × ".join(map(str, one["shape"])) or "one", one["dtype"]) for one in arrays]
     return between.join(escape(f"{name}: {shape} {dtype}") for name, shape, dtype in shapes)
+
+
+def told(dataset: Json) -> str:
+    """What the labels of a data set are."""
+    if target := dataset["target"]:
+        return f"targets from {target['min']:g} to {target['max']:g}, mean {target['mean']:g}"
+    counts = dataset["class_counts"]
+    shown = ", ".join(map(str, counts[:10])) + (", …" if len(counts) > 10 else "")
+    return f"{len(counts)} classes of {shown} examples"
+
+
+def columns_table(table: Json) -> Table:
+    """One line a column of the table that a data set was made of."""
+    shown = Table("column", "role", "type", "missing", "mean", "deviation", "values", box=None, pad_edge=False)
+    for column in table["columns"]:
+        categories = [one["value"] for one in column["categories"] or ()]
+        if column["role"] == "target":
+            categories = table["classes"] or []
+        values = ", ".join(categories[:6]) + (", …" if len(categories) > 6 else "")
+        mean, deviation = (
+            f"{one:g}" if (one := column[name]) is not None else "" for name in ("mean", "deviation")
+        )
+        missing = str(column["missing"] or "")
+        shown.add_row(
+            escape(column["name"]), column["role"], column["type"] or "", missing, mean, deviation, escape(values)
+        )
+    return shown
+
+
+def rows_table(table: Json) -> Table:
+    """The first rows of the table that a data set was made of."""
+    columns = [escape(column["name"]) for column in table["columns"]][:_SHOWN_COLUMNS]
+    more = [f"and {table['num_columns'] - len(columns)} more"] if table["num_columns"] > len(columns) else []
+    shown = Table(*columns, *more, box=None, pad_edge=False)
+    for row in table["rows"]:
+        shown.add_row(*map(escape, row[:_SHOWN_COLUMNS]))
+    return shown
 
 
 def _iterations(preset: Json) -> str:

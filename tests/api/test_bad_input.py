@@ -152,9 +152,9 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
         "twice",
     ),
     "unknown model": (
-        {"problem.model": {"kind": "cnn"}},
+        {"problem.model": {"kind": "rnn"}},
         ["problem", "model", "kind"],
-        "unknown kind 'cnn'; must be one of: logistic_regression, mlp",
+        "unknown kind 'rnn'; must be one of: logistic_regression, mlp, cnn, transformer",
     ),
     "model of no kind": (
         {"problem.model": {}},
@@ -172,9 +172,9 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
         "at least 1 item",
     ),
     "unknown problem": (
-        {"problem.kind": "regression"},
+        {"problem.kind": "ranking"},
         ["problem", "kind"],
-        "unknown kind 'regression'; must be one of: classifier, multitask, toy",
+        "unknown kind 'ranking'; must be one of: classifier, regression, multitask, toy",
     ),
     "half a starting point": (
         {"problem": {"kind": "toy", "start": [0.5]}, "training.batch_size": ...},

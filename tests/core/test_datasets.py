@@ -67,7 +67,7 @@ def test_a_split_is_disjoint_and_always_the_same(folder):
 def test_idx_files_are_read_and_pairs_joined(folder, suffix):
     write_dataset(folder, "train", 50, suffix)
     write_dataset(folder, "t10k", 30, suffix)
-    assert datasets.describe("mine") == datasets.DatasetInfo("mine", 80, 16, 10, square=True)
+    assert datasets.describe("mine") == datasets.DatasetInfo("mine", 80, 16, 10, square=True, image=(4, 4))
     assert datasets.available() == ["digits", "mine"]
     assert datasets.load(spec_on("mine").problem.dataset).train.inputs.shape == (20, 16)
 

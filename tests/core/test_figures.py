@@ -12,8 +12,10 @@ from core.errors import UnknownFigure
 from core.figures import JobData, Row
 from core.figures.canvas import _apart, blank, from_zero, plain_log
 from core.figures.valley import valley as in_numpy
+from core.hyperparameters import layouts_of
 from core.learning import Learner
 from core.problems.toy import valley as in_jax
+from core.shapes import groups_for
 from core.spec import JobSpec
 from tests.core.test_problems import classifier, multitask, omniglot, toy  # noqa: F401 - a fixture
 
@@ -116,6 +118,20 @@ def test_a_job_has_the_figures_of_what_it_did(document, expected, omniglot):  # 
         assert min(picture.size) > 200
         assert shades.std() > 5, f"{name} is blank"
         assert b"<svg" in figures.draw(data, name, "svg")
+
+
+@pytest.mark.parametrize("model", [{"kind": "cnn"}, {"kind": "transformer", "tokens": "rows", "width": 8}])
+def test_scales_of_convolutions_and_attention_are_drawn(model):
+    learned = {"init_scale": {"learn": True, "per": ["group"]}}
+    spec = JobSpec.model_validate(classifier(learned, model=model))
+    groups = groups_for(spec)
+    layouts = layouts_of(spec, groups)
+    values = {number: {"init_scale": layouts["init_scale"].initial_values() + number} for number in range(3)}
+    data = JobData(spec, groups, layouts, rows=(), values=values, best=2, measured={}, trials=())
+    text = figures.draw(data, "init_scales", "svg").decode()
+    first = groups[0].name.removesuffix(".weights")
+    assert all(f"<!-- {name} -->" in text for name in (first, "output"))
+    assert "norm" not in text  # a scale of one input has no 1/√ to be compared with
 
 
 def test_every_figure_is_drawn_by_some_job():

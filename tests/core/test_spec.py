@@ -84,7 +84,7 @@ def test_unknown_presets_are_named_with_the_known_ones():
             "greater",
         ),
         ("problem__model__hidden", [50] * 9, ("problem", "classifier", "model", "mlp", "hidden"), "at most 8"),
-        ("problem__model__kind", "cnn", ("problem", "classifier", "model"), "mlp"),
+        ("problem__model__kind", "rnn", ("problem", "classifier", "model"), "mlp"),
         ("meta__num_iterations", 0, ("meta", "num_iterations"), "greater than 0"),
         (
             "meta__stop_when",
@@ -114,3 +114,65 @@ def test_digest_ignores_the_name_and_nothing_else():
 def test_axes_are_put_in_one_order():
     spec = JobSpec.model_validate(document(hyperparameters__step_size__per=["group", "step"]))
     assert spec.hyperparameters.step_size.per == ("step", "group")
+
+
+def test_the_digests_of_older_specifications_stay_true():
+    """Of presets, as they were before there were losses, balanced batches and standardised data."""
+    for name, digest in {
+        "adam-schedules": "4551bc26ac540e8e599331e1c012d46094d4b4d66c7b489a37cd9f2ab30d2202",
+        "digits-schedules": "ebe6ee9cb912dd097f217a0e1a77c106f573a46cad56c4285c4df3279e5f682b",
+        "learned-training-data": "8845f0128185381ed281e2529cb96fc6698f1b386183647e89265bf99ea15c67",
+        "multitask-weight-tying": "570d5e3608dd991c94283abe6216dcc351b578ec7bf6f86d01845b05f2cfedaa",
+        "toy-two-weights": "2d6099772f579d1235599a31b321e616ac24cc9e73909f7fd9a7cd3bdad6e16a",
+    }.items():
+        assert presets.get(name).sha256() == digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"problem__loss": {"kind": "hinge"}},
+        {"problem__dataset__standardise": "features"},
+        {"training__batches": "balanced"},
+        {"training__checkpoints": 2},
+    ],
+)
+def test_fields_that_came_later_count_where_they_say_something_else(change):
+    assert JobSpec.model_validate(document(**change)).sha256() != JobSpec.model_validate(document()).sha256()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training__batches": "balanced", "training__batch_size": None}, "set training.batch_size to a multiple"),
+        ({"problem__model": {"kind": "transformer", "width": 7}}, "heads 2 do not divide width 7"),
+        ({"problem__model": {"kind": "transformer", "patch": 2}}, "give both or neither"),
+        ({"problem__model": {"kind": "transformer", "tokens": "patches"}}, "give both or neither"),
+        ({"problem__dataset__standardise": "all"}, "set it to 'features'"),
+        ({"problem__loss": {"kind": "squared"}}, "cross_entropy"),
+        ({"problem__kind": "regression", "problem__loss": {"kind": "hinge"}}, "squared"),
+        ({"problem__kind": "regression", "problem__dataset__corrupted": 0.1}, "targets have none"),
+        ({"problem__kind": "regression", "training__batches": "balanced"}, "has no classes to balance"),
+        (
+            {"problem__kind": "regression", "hyperparameters__labels": {"learn": True}},
+            "hyperparameters.labels is read",
+        ),
+        ({"problem__loss": {"kind": "hinge"}, "hyperparameters__labels": {"learn": True}}, "use cross_entropy"),
+        (
+            {"problem__dataset__standardise": "features", "hyperparameters__augmentation": {"learn": True}},
+            "leave problem.dataset.standardise out",
+        ),
+        (
+            {"problem__model": {"kind": "cnn"}, "problem__synthetic_examples": 100},
+            "use logistic_regression or mlp",
+        ),
+        ({"problem__synthetic_examples": 500, "training__batches": "balanced"}, "have the classes in turn"),
+    ],
+)
+def test_models_losses_and_batches_that_do_not_fit_are_refused(change, message):
+    changed = document(**change)
+    if changed["problem"]["kind"] == "regression":
+        for of_classifiers in {"synthetic_examples", "loss"} - {name.rpartition("__")[2] for name in change}:
+            del changed["problem"][of_classifiers]
+    with pytest.raises(ValueError, match=message):
+        JobSpec.model_validate(changed)

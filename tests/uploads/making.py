@@ -352,7 +352,6 @@ NOT_DATA = {
     "an image": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "a pickle": b"\x80\x04K\x01.",
     "an array alone": npy(np.ones((3, 4))),
-    "parquet": b"PAR1" + bytes(50),
     "7z": b"7z\xbc\xaf\x27\x1c" + bytes(50),
     "a tar": b"images.npy".ljust(512, b"\0"),
 }

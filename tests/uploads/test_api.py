@@ -58,7 +58,9 @@ def test_data_are_uploaded_looked_at_listed_and_deleted(client, post):
     assert found["class_counts"] == [10, 10, 10]
     assert found["bytes"] == 30 * 16 + 30 * 4 + 2 * 128
     assert client.get(answer.headers["Location"]).json() == found
-    assert client.get("/v1/datasets").json() == {"data": [found], "next": None}
+    assert found["table"] is None
+    listed = {name: value for name, value in found.items() if name != "table"}
+    assert client.get("/v1/datasets").json() == {"data": [listed], "next": None}
     assert client.delete(f"/v1/datasets/{found['id']}").status_code == 204
     assert_problem(client.get(f"/v1/datasets/{found['id']}"), 404, "unknown_dataset")
     assert_problem(client.delete(f"/v1/datasets/{found['id']}"), 404, "unknown_dataset")
@@ -110,7 +112,13 @@ def test_a_job_about_uploaded_data(client, post):
     created = client.post("/v1/jobs", json=job(dataset["id"]))
     assert created.status_code == 202, created.text
     wanted = created.json()["spec"]["problem"]["dataset"]
-    assert wanted == {"id": dataset["id"], "sha256": dataset["sha256"], "split": SPLIT, "corrupted": 0.0}
+    assert wanted == {
+        "id": dataset["id"],
+        "sha256": dataset["sha256"],
+        "split": SPLIT,
+        "corrupted": 0.0,
+        "standardise": "none",
+    }
     assert created.json()["num_hyperparameters"] == 21
     problem = assert_problem(client.delete(f"/v1/datasets/{dataset['id']}"), 409, "dataset_in_use")
     assert problem["jobs"] == 1
