@@ -56,7 +56,9 @@ def test_by_the_client(by_client):
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_by_curl_the_same_is_learned(by_client, folder):
-    done = subprocess.run(["bash", "-euc", marked("curl")], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euc", marked("curl")], cwd=folder, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((folder / "status.json").read_text())["state"] == "succeeded"
     learned = json.loads((folder / "learned.json").read_text())
