@@ -31,6 +31,7 @@ def test_the_blocks_run_and_write_what_they_return(page):
     assert page["there"].certificate.exact
 
 
+@pytest.mark.slow
 def test_the_job_that_is_shown_learns(page):
     (document,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
     job = JobSpec.model_validate(json.loads(document) | {"meta": {"num_iterations": 2, "evaluation_seeds": 1}})

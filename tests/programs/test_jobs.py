@@ -71,6 +71,7 @@ def test_a_job_learns_what_the_program_learns_natively(case, exported, given):
     assert job.provenance()["dataset_sha256"]
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_from_a_checkpoint_with_the_same_bits(given):
     whole = [record.checkpoint.values for record in learner(given).run()]
     job = learner(given)

@@ -59,6 +59,7 @@ def test_so_it_is_where_every_step_draws_random_numbers():
     assert_same_bits(*both(case, case.export()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine",
     [unrolled(), pytest.param(checkpointed(), marks=pytest.mark.slow)],
@@ -75,6 +76,7 @@ def test_reversal_in_stretches_gives_native_bits(case, exported):
     assert_same_bits(*both(case, exported, engine=hybrid(checkpoints=3)))
 
 
+@pytest.mark.slow
 def test_several_seeds_one_after_another_give_native_bits(case, exported):
     native, found = both(case, exported, key=jax.random.split(KEY, 3))
     assert_same_bits(native, found)
@@ -156,6 +158,7 @@ def test_an_inner_loss_that_reads_no_hyperparameters(case):
     both(changed, program, key=jax.random.split(KEY, 2), engine=reversible(side_by_side=2))
 
 
+@pytest.mark.slow
 def test_per_weight_schedules_and_parameters_in_lists(case):
     def init(hyper, key):
         return [hyper["start"].astype(jnp.float32), jnp.zeros(2)]
@@ -177,6 +180,7 @@ def test_per_weight_schedules_and_parameters_in_lists(case):
     assert_same_bits(native, hypergradient(problem_of(program), hyper, **run))
 
 
+@pytest.mark.slow
 def test_one_array_of_hyperparameters_and_one_of_parameters():
     functions = {
         "init": lambda hyper, key: hyper[:2].astype(jnp.float32),
@@ -196,6 +200,7 @@ def test_one_array_of_hyperparameters_and_one_of_parameters():
     assert found.certificate.exact
 
 
+@pytest.mark.slow
 def test_an_engine_that_goes_forward_is_refused_by_name(case, exported):
     with pytest.raises(InvalidProblem, match="choose an engine that goes backward"):
         both(case, exported, engine=forward_mode())
