@@ -63,6 +63,7 @@ bench-all: bench  ## and how they scale, what the planner foretells, a million s
 	@$(RUN) -m benchmarks.scaling
 	@$(RUN) -m benchmarks.long_training
 	@$(RUN) -m benchmarks.large_model
+	@$(RUN) -m benchmarks.programs
 	@$(RUN) -m benchmarks.plots
 	@$(RUN) -m benchmarks.report
 

@@ -104,6 +104,8 @@ def _within() -> None:
         say(_refused(error if isinstance(error, InvalidProgram) else InvalidProgram(str(error))))
     except MemoryError:
         say(_refused(InvalidProgram(f"the program needs more than the {asked['memory_bytes']} bytes that it may")))
+    except Exception as error:  # a program must not be able to leave its judge without a word
+        say(_refused(InvalidProgram(f"the program cannot be judged ({type(error).__name__}); export it again")))
     sys.stdout.flush()
     os._exit(0)  # not through the destructors of a runtime that was given anything
 

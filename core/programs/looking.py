@@ -61,16 +61,14 @@ def contents(program: Archive) -> dict[str, tuple[jax.export.Exported, Found]]:
         exported = _deserialized(name, program.functions[name])
         try:
             _check_exported(name, exported, signature, program.manifest)
-        except (
-            TypeError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-        ) as error:  # as comparing shapes that are symbols
+            made_of = _check_module(name, exported.mlir_module_serialized, exported, signature)
+        except InvalidProgram:
+            raise
+        except Exception as error:  # of whatever reads names, shapes and attributes that nobody has written
             raise InvalidProgram(
-                f"{name}: contradicts itself ({type(error).__name__}); {_EXPORT_AGAIN}"
+                f"{name}: cannot be looked at ({type(error).__name__}); {_EXPORT_AGAIN}"
             ) from error
-        found[name] = exported, _check_module(name, exported.mlir_module_serialized, exported, signature)
+        found[name] = exported, made_of
     return found
 
 

@@ -80,6 +80,7 @@ def test_a_job_goes_on_from_a_checkpoint_with_the_same_bits(given):
         assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
+@pytest.mark.slow
 def test_a_job_that_learns_some_leaves_from_elsewhere(given, case):
     job = learner(given, problem__learn=["momentum", "log_step_size"], problem__initial={"log_step_size": -2.0})
     start = job.initial()
@@ -91,6 +92,7 @@ def test_a_job_that_learns_some_leaves_from_elsewhere(given, case):
     assert not job.layouts["output_start"].learn
 
 
+@pytest.mark.slow
 def test_a_job_with_other_kinds_engines_and_diagnostics(given):
     hypers = learner(given, kind="hypergradient", seeds__count=2, training__seed="fresh")
     assert len(list(hypers.run())) == 2
@@ -103,6 +105,7 @@ def test_a_job_with_other_kinds_engines_and_diagnostics(given):
     assert next(stretches.run()).certificate["exact"]
 
 
+@pytest.mark.slow
 def test_a_job_is_planned(given):
     assert {one.name for one in learner(given).plan().predictions} >= {"reversible", "unrolled"}
 
