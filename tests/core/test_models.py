@@ -117,6 +117,7 @@ def hypergradient_of(learner, **engine):
         for name, parts in KINDS.items()
     ],
 )
+@pytest.mark.timeout(1500)  # twenty groups of parameters are long in compiling
 def test_hypergradients_are_those_of_float64_autodiff(parts):
     learner = learner_of(spec_of(**parts))
     exact, oracle = hypergradient_of(learner), hypergradient_of(learner, engine=unrolled())
@@ -128,6 +129,7 @@ def test_hypergradients_are_those_of_float64_autodiff(parts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("parts", [KINDS[name] for name in ("cnn", "transformer of rows", "balanced", "huber")])
 def test_in_float32_training_is_run_backward_to_the_same_bits(parts):
     training = parts.get("training", {}) | {"dtype": "float32", "num_steps": 30}
