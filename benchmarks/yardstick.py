@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from core.datasets import Examples, SplitData
+from core.datasets import DatasetInfo, Examples, SplitData
 from core.engines import Problem, adam, sgd
 from core.engines.floating import dynamics
 from core.hyperparameters import groups_of, layouts_of
@@ -81,7 +81,8 @@ def yardstick(
     data = SplitData(part, part, part, "", np.zeros(features), np.asarray(part.labels))
     groups = groups_of(spec.problem, features, classes)
     layouts = layouts_of(spec, groups)
-    problem = Classifier(spec, groups, layouts, data).draw(0).problem
+    info = DatasetInfo("", len(part.labels), features, classes, square=False)
+    problem = Classifier(spec, groups, layouts, data, info).draw(0).problem
     hyper = {name: jnp.asarray(one.initial_values()) for name, one in layouts.items() if one.learn}
     return Case(problem, hyper, {"sgd": sgd, "adam": adam}[optimizer](), steps)
 

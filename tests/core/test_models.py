@@ -354,7 +354,7 @@ def test_linear_regression_finds_what_scikit_learn_finds():
     found = linear_model.LinearRegression().fit(data.train.inputs, data.train.labels)
     np.testing.assert_allclose(params["layer_1"].weights[:, 0], found.coef_, atol=5e-3)  # not all the way there
     predicted = np.array(learner.inner._program.network.outputs(params, jnp.asarray(data.test.inputs)))[:, 0]
-    measures = learner.inner.evaluate(learner.initial(), 0, lambda problem: params).measures
+    measures = learner.inner.evaluate(learner.initial(), 0, jax.random.key(0), lambda problem: params).measures
     assert measures["test_r2"] == pytest.approx(metrics.r2_score(data.test.labels, predicted))
     targets = data.test.labels * data.target_unit  # those that were sent, but for their mean
     expected = metrics.root_mean_squared_error(targets, predicted * data.target_unit)
