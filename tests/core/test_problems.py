@@ -239,6 +239,7 @@ def test_corrupted_labels_are_of_another_class_and_their_share_is_right():
     np.testing.assert_array_equal(noisy.valid.labels, clean.valid.labels)
 
 
+@pytest.mark.slow
 def test_learned_example_weights_find_corrupted_labels():
     document = classifier({"example_weights": {"learn": True}})
     document["problem"]["dataset"] = {
@@ -299,6 +300,7 @@ def test_what_is_held_out_is_drawn_anew_and_never_tested_on(omniglot):
     assert drawings(inner._whole) == seen[0] | seen[1]
 
 
+@pytest.mark.slow
 def test_tasks_that_share_nothing_are_trained_as_if_alone(omniglot):
     together = Learner.from_spec(
         JobSpec.model_validate(multitask({"task_mixing": {"learn": True, "sharing": [0.0]}}))

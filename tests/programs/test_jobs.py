@@ -52,6 +52,7 @@ def learner(given, **changes):
     return Learner.from_spec(spec(**changes), given=given)
 
 
+@pytest.mark.slow
 def test_a_job_learns_what_the_program_learns_natively(case, exported, given):
     job = learner(given)
     before = job.evaluate(job.initial())

@@ -123,6 +123,7 @@ def test_in_a_backlog_only_what_is_published_at_once_is_read(filled):
     assert read <= 4 * 100, plans  # found, deleted, and their jobs marked
 
 
+@pytest.mark.slow
 def test_of_many_jobs_that_wait_too_long_a_few_are_read(filled):
     sessions, _ = filled
     with sessions() as session:

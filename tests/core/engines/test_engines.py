@@ -117,7 +117,7 @@ SCHEDULES = {
 }
 
 
-FAST = ("momentum comes and goes", "per weight")
+FAST = ("momentum comes and goes",)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,7 @@ def test_gradient_of_a_momentum_at_zero_is_that_of_a_small_one():
     np.testing.assert_allclose(gradient_at(0.0), gradient_at(1e-6), rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_groups_may_differ_in_precision_and_hyperparameters_may_be_float32():
     problem = make_problem()
 

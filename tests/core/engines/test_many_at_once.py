@@ -140,6 +140,7 @@ def test_several_keys_with_checkpoints_on_disk(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_fallback_takes_all_runs():
     result = run(drifting_problem(), make_hyper(), reversible(fallback=unrolled()), key=KEYS[:2])
     assert (result.certificate.engine, result.certificate.exact) == ("unrolled", False)

@@ -27,6 +27,7 @@ TYPICAL = {
     "weight_decay": 0.3,
 }
 HISTORICAL = {"b1", "b2"}  # act through their products over the steps: never one per weight
+FAST = ("sgd", "nesterov", "adam")
 PER = [
     "step and group",
     pytest.param("weight", marks=pytest.mark.slow),
@@ -101,7 +102,10 @@ def table():
     Console(width=160).print(printed)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+)
 @pytest.mark.parametrize("per", PER)
 def test_every_hyperparameter_of_every_optimizer(table, name, per):
     optimizer = OPTIMIZERS[name]
@@ -119,7 +123,9 @@ def test_every_hyperparameter_of_every_optimizer(table, name, per):
         assert error <= TOLERANCE * size, kind
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", pytest.param("adamw", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "adamw"))]
+)
 def test_gradients_of_very_different_sizes_in_one_model(name):
     """From 1e-8 to 1e4: one unit for all would either overflow or round the smallest away."""
     sizes = jnp.array([1e-8, 1e-4, 1.0, 1e4])

@@ -95,7 +95,9 @@ def test_backward_undoes_many_a_forward_bit_for_bit(training):
     assert is_undone(training)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "nesterov" else name for name in OPTIMIZERS]
+)
 def test_a_long_run_is_undone_within_the_bits_that_theory_asks(name):
     steps = 3000
     rng = np.random.default_rng(0)
