@@ -79,14 +79,16 @@ def test_post_does_not_wait_for_the_broker(sessions, settings, valkey, broker, a
     usual, meanwhile = [], []
     with serving(settings) as client:
         post(client)  # the first opens connections
-        for _ in range(ROUNDS):  # in turn, so that a busy machine is busy for both
+        for number in range(4 * ROUNDS):  # in turn, so that a busy machine is busy for both
             usual += [post(client) for _ in range(POSTS)]
             with away(valkey):
                 meanwhile += [post(client) for _ in range(POSTS)]
+            usual_ms, away_ms = (1000 * statistics.median(times) for times in (usual, meanwhile))
+            if number + 1 >= ROUNDS and away_ms < 1.5 * usual_ms + 5:
+                break  # more rounds only where noise may be why; no waiting would be gone with them
         janitor = Janitor(sessions, settings)
         janitor.round()
         assert broker.llen("cpu") >= POSTS
-        usual_ms, away_ms = (1000 * statistics.median(times) for times in (usual, meanwhile))
         assert away_ms < 1.5 * usual_ms + 5
         assert max(meanwhile) < 1.0 + max(usual)
         noted(f"median {usual_ms:.1f} ms usually, {away_ms:.1f} ms meanwhile")
