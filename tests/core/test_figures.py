@@ -102,7 +102,7 @@ JOBS = {
 }
 
 
-FAST = {"toy", "scan"}
+FAST = {"toy"}
 
 
 @pytest.mark.parametrize(

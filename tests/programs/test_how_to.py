@@ -26,6 +26,7 @@ def page(tmp_path_factory):
     return names
 
 
+@pytest.mark.slow
 def test_the_blocks_run_and_write_what_they_return(page):
     assert page["written"] == page["program"]
     assert page["there"].certificate.exact

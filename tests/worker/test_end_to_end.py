@@ -178,6 +178,7 @@ def test_a_running_job_is_cancelled_within_seconds(client, worker, submit):
     assert download(client, job_id, iteration="last").json()["iteration"] >= 1
 
 
+@pytest.mark.slow
 def test_a_killed_child_costs_time_but_not_the_job(client, worker, submit):
     job_id = submit(LONG | {"meta.num_iterations": 60})
     past(client, job_id, 2)

@@ -27,7 +27,7 @@ TYPICAL = {
     "weight_decay": 0.3,
 }
 HISTORICAL = {"b1", "b2"}  # act through their products over the steps: never one per weight
-FAST = ("sgd", "nesterov", "adam")
+FAST = ("sgd", "adam")
 PER = [
     "step and group",
     pytest.param("weight", marks=pytest.mark.slow),

@@ -81,7 +81,7 @@ def is_undone(training):
         reject()
 
 
-@settings(PROPERTY, max_examples=6)
+@settings(PROPERTY, max_examples=4)
 @given(trainings())
 def test_backward_undoes_forward_bit_for_bit(training):
     assert is_undone(training)
