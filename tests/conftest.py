@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import redis
 import uvicorn
+from typer.testing import CliRunner
 
 from core.config import Settings
 from core.store import keys, migrate
@@ -140,6 +141,38 @@ def serving(settings, key=None):
 def client(settings):
     with serving(settings) as client:
         yield client
+
+
+@pytest.fixture
+def stranger(settings, sessions, client):
+    """A client of another project."""
+    key = keys.new_key()
+    with sessions.begin() as session:
+        keys.add(session, keys.ensure_project(session, "other"), key)
+    with httpx.Client(base_url=client.base_url, headers={"Authorization": f"Bearer {key}"}) as stranger:
+        yield stranger
+
+
+@pytest.fixture
+def url(client):
+    return str(client.base_url)
+
+
+@pytest.fixture
+def key(settings):
+    return settings.bootstrap_api_key.get_secret_value()
+
+
+@pytest.fixture
+def command(url, key, monkeypatch, tmp_path):
+    """The command `retrograd`, at the API of `client`."""
+    from retrograd.cli import app
+
+    monkeypatch.setenv("RETROGRAD_URL", url)
+    monkeypatch.setenv("RETROGRAD_API_KEY", key)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture(scope="session")

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
+from api.schemas.uploads import ArrayRead, UploadRead, columns
 from core.store.models import Dataset
 from core.store.uploads import Stored
-
-
-class ArrayRead(BaseModel):
-    """What an array of a data set is."""
-
-    shape: list[int]
-    dtype: str
 
 
 class TargetRead(BaseModel):
@@ -27,14 +20,11 @@ class TargetRead(BaseModel):
     max: float
 
 
-class DatasetRead(BaseModel):
+class DatasetRead(UploadRead):
     """An uploaded data set."""
 
     id: str = Field(examples=["ds_0123456789abcdef01234567"])
-    name: str
-    created_at: datetime
     sha256: str = Field(description="of the data in the form in which they are kept; as in a result's provenance")
-    bytes: int = Field(description="that they take")
     inputs: ArrayRead
     labels: ArrayRead
     class_counts: list[int] = Field(description="examples of each class, from 0; none, if labels are targets")
@@ -44,9 +34,7 @@ class DatasetRead(BaseModel):
     @classmethod
     def of(cls, stored: Stored[Dataset]) -> Self:
         """The row, and what was found when it was uploaded."""
-        row = stored.row
-        shown = {"id": row.id, "name": row.name, "created_at": row.created_at, "sha256": row.sha256}
-        return cls.model_validate(shown | {"bytes": stored.size} | row.summary)
+        return cls.model_validate(columns(stored) | stored.row.summary)
 
 
 class CategoryRead(BaseModel):

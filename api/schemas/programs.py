@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, Field
 
-from api.schemas.datasets import ArrayRead
 from api.schemas.fields import Number
+from api.schemas.uploads import ArrayRead, UploadRead, columns
 from core.store.models import Program
 from core.store.uploads import Stored
 
@@ -35,26 +34,16 @@ class ProbeRead(BaseModel):
     outer_loss: Number
 
 
-class ProgramSummary(BaseModel):
+class ProgramSummary(UploadRead):
     """A program in a list."""
 
     id: str = Field(examples=["pr_0123456789abcdef01234567"])
-    name: str
-    created_at: datetime
     sha256: str = Field(description="of the file")
-    bytes: int = Field(description="that it takes")
-
-    @classmethod
-    def columns(cls, stored: Stored[Program]) -> dict[str, Any]:
-        """Fields that come straight from the row."""
-        row = stored.row
-        shown = {"id": row.id, "name": row.name, "created_at": row.created_at, "sha256": row.sha256}
-        return shown | {"bytes": stored.size}
 
     @classmethod
     def of(cls, stored: Stored[Program]) -> ProgramSummary:
         """What a list shows of it."""
-        return cls.model_validate(cls.columns(stored))
+        return cls.model_validate(columns(stored))
 
 
 class ProgramRead(ProgramSummary):
@@ -79,7 +68,7 @@ class ProgramRead(ProgramSummary):
     def read(cls, stored: Stored[Program]) -> Self:
         """The row, and what was found when it was sent."""
         found = stored.row.summary
-        return cls.model_validate(found["manifest"] | found | cls.columns(stored))
+        return cls.model_validate(found["manifest"] | found | columns(stored))
 
 
 class ProgramPage(BaseModel):

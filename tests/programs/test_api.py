@@ -1,6 +1,5 @@
 """Programs over HTTP: what is answered, what a check may not do, and jobs about them."""
 
-import contextlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,16 +50,6 @@ def stored_bytes(client):
     return client.get("/v1/project").json()["quotas"]["stored_bytes"]["used"]
 
 
-@contextlib.contextmanager
-def another(settings, sessions, client):
-    """A client of another project."""
-    key = keys.new_key()
-    with sessions.begin() as session:
-        keys.add(session, keys.ensure_project(session, "other"), key)
-    with httpx.Client(base_url=client.base_url, headers={"Authorization": f"Bearer {key}"}) as stranger:
-        yield stranger
-
-
 def test_programs_are_sent_looked_at_listed_and_deleted(client, post):
     answer = post()
     assert answer.status_code == 201, answer.text
@@ -97,18 +86,17 @@ def test_pages_and_bad_cursors(client, post):
     assert_problem(client.get("/v1/programs", params={"after": "x"}), 422, "invalid_cursor")
 
 
-def test_another_project_sees_nothing_of_it(settings, sessions, client, post):
+def test_another_project_sees_nothing_of_it(stranger, client, post):
     program_id, unknown = post().json()["id"], "pr_" + "0" * 24
-    with another(settings, sessions, client) as stranger:
-        assert stranger.get("/v1/programs").json()["data"] == []
-        answers = [
-            (
-                stranger.get(f"/v1/programs/{one}"),
-                stranger.delete(f"/v1/programs/{one}"),
-                stranger.post("/v1/jobs", json=making.job(one)),
-            )
-            for one in (program_id, unknown)
-        ]
+    assert stranger.get("/v1/programs").json()["data"] == []
+    answers = [
+        (
+            stranger.get(f"/v1/programs/{one}"),
+            stranger.delete(f"/v1/programs/{one}"),
+            stranger.post("/v1/jobs", json=making.job(one)),
+        )
+        for one in (program_id, unknown)
+    ]
     for theirs, nobodys in zip(*answers, strict=True):
         assert theirs.status_code == nobodys.status_code >= 400
         assert theirs.text.replace(program_id, "") == nobodys.text.replace(unknown, "")

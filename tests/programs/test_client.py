@@ -1,12 +1,11 @@
 """Programs by the Python client and by the command."""
 
 import json
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
 from api import checks
-from retrograd.cli import app
 from retrograd.client import ApiError, Client
 from tests.programs import making
 
@@ -17,22 +16,8 @@ def _stub(monkeypatch):
 
 
 @pytest.fixture
-def url(client):
-    return str(client.base_url)
-
-
-@pytest.fixture
-def key(settings):
-    return settings.bootstrap_api_key.get_secret_value()
-
-
-@pytest.fixture
-def retrograd(url, key, monkeypatch, tmp_path):
-    monkeypatch.setenv("RETROGRAD_URL", url)
-    monkeypatch.setenv("RETROGRAD_API_KEY", key)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(app, ["programs", *arguments])
+def retrograd(command):
+    return partial(command, "programs")
 
 
 def test_files_and_bytes_are_sent_by_the_client(url, key, tmp_path):

@@ -6,11 +6,9 @@ import re
 import tempfile
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
-from core.store import keys
 from tests.api.problems import assert_problem
 from tests.builders import document
 from tests.conftest import serving
@@ -26,16 +24,6 @@ def post(client):
         return client.post("/v1/datasets", data={"name": name, **fields}, files=parts, headers=headers)
 
     return post
-
-
-@pytest.fixture
-def stranger(settings, sessions, client):
-    """A client of another project."""
-    key = keys.new_key()
-    with sessions.begin() as session:
-        keys.add(session, keys.ensure_project(session, "other"), key)
-    with httpx.Client(base_url=client.base_url, headers={"Authorization": f"Bearer {key}"}) as stranger:
-        yield stranger
 
 
 def sound():

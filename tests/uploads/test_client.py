@@ -1,33 +1,18 @@
 """Uploads by the Python client and by the command."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from retrograd.cli import app
 from retrograd.client import ApiError, Client
 from tests.uploads import making
 
 
 @pytest.fixture
-def url(client):
-    return str(client.base_url)
-
-
-@pytest.fixture
-def key(settings):
-    return settings.bootstrap_api_key.get_secret_value()
-
-
-@pytest.fixture
-def retrograd(url, key, monkeypatch, tmp_path):
-    monkeypatch.setenv("RETROGRAD_URL", url)
-    monkeypatch.setenv("RETROGRAD_API_KEY", key)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(app, ["datasets", *arguments])
+def retrograd(command):
+    return partial(command, "datasets")
 
 
 @pytest.fixture
