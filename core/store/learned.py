@@ -80,14 +80,11 @@ def kept_iterations(session: Session, job_id: UUID) -> list[int]:
     return sorted(session.scalars(query))
 
 
-def save_values(session: Session, job_id: UUID, iteration: int, values: Values) -> bool:
-    """Keep values; a second time changes nothing. Returns whether any was new."""
-    new = False
+def save_values(session: Session, job_id: UUID, iteration: int, values: Values) -> None:
+    """Keep values; a second time changes nothing."""
     for name, array in values.items():
         row = {"job_id": job_id, "iteration": iteration, "name": name, **encode(array)}
-        statement = insert(LearnedValue).values(row).on_conflict_do_nothing().returning(LearnedValue.name)
-        new |= session.scalar(statement) is not None
-    return new
+        session.execute(insert(LearnedValue).values(row).on_conflict_do_nothing())
 
 
 def prune(session: Session, job_id: UUID, keep: set[int]) -> None:

@@ -142,8 +142,8 @@ def save_start(
         device=None if device is None else str(device),
         last_progress_at=func.clock_timestamp(),
     )
-    if learned.save_values(session, lease.job_id, 0, values):  # not again, when a commit's answer was lost
-        events.record(session, lease.job_id, Kind.BEGUN, device=device)
+    learned.save_values(session, lease.job_id, 0, values)
+    events.record(session, lease.job_id, Kind.BEGUN, device=device)
 
 
 def save_trial(session: Session, lease: Lease, trial: Trial) -> Wish:
