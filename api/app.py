@@ -14,6 +14,7 @@ from api import bootstrap, deps, errors, queries
 from api.checks import Checker
 from api.last_used import LastUsed
 from api.limits import BodyLimit
+from api.metrics import Metrics, Timed
 from api.plans import Planner
 from api.rates import Rates, Strangers
 from api.routes import (
@@ -25,13 +26,16 @@ from api.routes import (
     hyperparameters,
     jobs,
     keys,
+    metrics,
     presets,
+    problem_kinds,
     programs,
     project,
 )
 from api.schemas.service import Problem
 from api.streams import Streams
 from api.uploads import FORM_BYTES, TAKEN_AT_ONCE
+from core import plugins
 from core.config import Settings, get_settings
 from core.storage import open_storage
 from core.store.session import close_store, open_store
@@ -46,6 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(bootstrap.store_key, app.state.sessions, settings)
+        await run_in_threadpool(plugins.installed)  # now, and not while a request holds a transaction
         app.state.parsing = CapacityLimiter(datasets.PARSED_AT_ONCE)
         app.state.uploading = CapacityLimiter(TAKEN_AT_ONCE)
         yield
@@ -68,7 +73,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.turns = asyncio.Semaphore(deps.TURNS)
     app.state.planner = Planner(settings)
     app.state.checker = Checker(settings)
+    app.state.metrics = Metrics(app.state.sessions)
     app.state.streams = Streams(app.state.sessions, settings)
+    app.state.metrics.streams.set_function(app.state.streams.count)
     app.state.rates = Rates(settings)
     app.state.strangers = Strangers(settings)
     app.state.last_used = LastUsed(app.state.sessions)
@@ -78,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ("POST", programs.router.prefix): settings.max_program_bytes + FORM_BYTES,
     }
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
+    app.add_middleware(Timed, requests=app.state.metrics.requests)
     errors.install(app)
     modules = (
         jobs,
@@ -88,9 +96,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         figures,
         deliveries,
         presets,
+        problem_kinds,
         project,
         keys,
         health,
+        metrics,
     )
     app.state.routers = [module.router for module in modules]
     for router in app.state.routers:

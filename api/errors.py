@@ -22,6 +22,7 @@ from core.errors import (
     InvalidDataset,
     InvalidProgram,
     InvalidSpec,
+    PluginFailed,
     StorageUnavailable,
     UnknownFigure,
     UnsupportedDataset,
@@ -55,8 +56,10 @@ class Unauthorized(CoreError):  # noqa: N818 - named for what happened
 
     code = "unauthorized"
 
-    def __init__(self) -> None:
-        super().__init__("missing or unknown API key; send the header Authorization: Bearer rg_…")
+    def __init__(
+        self, said: str = "missing or unknown API key; send the header Authorization: Bearer rg_…"
+    ) -> None:
+        super().__init__(said)
 
 
 class Forbidden(CoreError):  # noqa: N818
@@ -162,6 +165,7 @@ STATUS: Mapping[type[CoreError], int] = {
     PlanFailed: 422,
     QuotaExceeded: 429,
     RateLimited: 429,
+    PluginFailed: 500,
     StorageUnavailable: 503,
     Busy: 503,
 }

@@ -8,7 +8,7 @@ from typing import Any
 from api.children import Children, Killed, TookTooLong, trusted_environ
 from api.errors import PlanFailed
 from core.config import Settings
-from core.errors import InvalidSpec, StorageUnavailable
+from core.errors import InvalidSpec, PluginFailed, StorageUnavailable
 from core.spec import JobSpec
 
 _PROGRAM = "core.foretell"  # by name: it loads JAX, which the API does not
@@ -58,4 +58,6 @@ def _read(document: dict[str, Any]) -> dict[str, Any]:
         raise InvalidSpec(*((tuple(one["loc"]), one["msg"]) for one in error["details"]["errors"]))
     if error["code"] == StorageUnavailable.code:
         raise StorageUnavailable(error["message"])
+    if error["code"] == PluginFailed.code:
+        raise PluginFailed.told(error["message"])
     raise PlanFailed(error["message"])

@@ -47,6 +47,10 @@ class Streams:
         self._readers = anyio.CapacityLimiter(_READERS)
         self._listener: asyncio.Task[None] | None = None
 
+    def count(self) -> int:
+        """How many are open. Of any thread."""
+        return sum(map(len, list(self._open.values())))
+
     @contextmanager
     def opened(self, job_id: UUID) -> Iterator[asyncio.Event]:
         """Count a stream for the time of the block; yields what is set when events of the job are committed.
@@ -54,7 +58,7 @@ class Streams:
         Raises:
             Busy: there are as many as there may be.
         """
-        if sum(map(len, self._open.values())) >= self.settings.max_streams:
+        if self.count() >= self.settings.max_streams:
             raise Busy(f"{self.settings.max_streams} event streams are open, and there may be no more")
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen())

@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Asked": "core.plugins",
     "Certificate": "core.engines",
     "Hypergradient": "core.engines",
     "Problem": "core.engines",
+    "ProblemKind": "core.plugins",
     "adam": "core.engines",
     "adamw": "core.engines",
     "automatic": "core.engines",

@@ -7,10 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.quotas import Quotas
+
+_SHORTEST_TOKEN = 8
 
 
 class Settings(BaseSettings):
@@ -114,6 +116,10 @@ class Settings(BaseSettings):
         "100 per 10 seconds",
         description="requests of one address without a key of ours, on one process; empty: no limit",
     )
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="bearer token of GET /metrics, eight characters or more; without it there is no /metrics",
+    )
     janitor_seconds: float = Field(1.0, gt=0, description="between the janitor's rounds")
     republish_seconds: float = Field(30.0, gt=0, description="a job queued this long is published again")
     webhook_allow_private: bool = Field(
@@ -121,6 +127,13 @@ class Settings(BaseSettings):
         description="webhooks may be sent to addresses that are not public, and without TLS; for receivers on "
         "one's own network. API and janitor both need it",
     )
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _not_guessed(cls, token: SecretStr) -> SecretStr:
+        if 0 < len(token.get_secret_value()) < _SHORTEST_TOKEN:
+            raise ValueError(f"is shorter than {_SHORTEST_TOKEN} characters; make it long and random")
+        return token
 
     @property
     def quotas(self) -> Quotas:

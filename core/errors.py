@@ -199,6 +199,24 @@ class InvalidProgram(CoreError):  # noqa: N818
     code = "invalid_program"
 
 
+class PluginFailed(CoreError):  # noqa: N818
+    """A problem kind that a package brings is broken, or breaks on what it was given."""
+
+    code = "plugin_failed"
+
+    def __init__(self, kind: str, package: str, version: str, why: str) -> None:
+        super().__init__(
+            f"the problem kind {kind!r} of the package {package} {version} failed: {why}; tell whoever runs this server"
+        )
+
+    @classmethod
+    def told(cls, message: str) -> PluginFailed:
+        """The error of which another process has told."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, message)
+        return error
+
+
 class StorageUnavailable(CoreError):  # noqa: N818
     """Uploaded data cannot be kept or fetched."""
 

@@ -20,7 +20,7 @@ from core import uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import CoreError, StorageUnavailable
-from core.programs.given import GivenProgram, fetched
+from core.own_problems import GivenOwn, fetched
 from core.spec import JobSpec
 from core.storage import open_storage
 
@@ -57,9 +57,9 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def _given(spec: JobSpec) -> GivenData | GivenProgram | None:
+def _given(spec: JobSpec) -> GivenData | GivenOwn | None:
     """The data or the program that the specification names by digests; who asks may see them."""
-    if spec.uploaded is None and spec.program is None:
+    if not spec.has_uploads:
         return None
     storage = open_storage(get_settings())
     if storage is None:

@@ -23,14 +23,15 @@ from core.spec import (
     LabelledProblem,
     Labels,
     MultitaskProblem,
+    OwnProblem,
+    PluginProblem,
     Problem,
-    ProgramProblem,
     Scheduled,
     TaskMixing,
     ToyProblem,
     Transformer,
 )
-from core.starts import Constant, Exactly, InProgram, Listed, Noise, Sharing, Start
+from core.starts import Constant, Exactly, InProblem, Listed, Noise, Sharing, Start
 
 UNITS = {
     "step_size": "weight per velocity",
@@ -69,7 +70,7 @@ class Group:
 class Layout:
     """How one hyperparameter is laid out. A `weight` axis runs through all groups, each flattened row by row; a `unit`
     axis through the units of all layers, and a `shared_weight` axis through the weights of one of several tasks. What
-    the axes of a program's hyperparameters mean is its own affair: they are numbered.
+    the axes of a problem of one's own mean is its own affair: they are numbered.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Layout:
     transform: str
     start: Start  # natural values
     outer_penalty: float = 0.0
-    unit: str = ""  # of natural values; unknown of a program's
+    unit: str = ""  # of natural values; unknown of a problem of one's own
 
     @property
     def size(self) -> int:
@@ -119,8 +120,8 @@ def groups_of(problem: Problem, num_features: int, num_classes: int) -> tuple[Gr
     """
     if isinstance(problem, ToyProblem):
         return (Group("weights", (2,)),)
-    if isinstance(problem, ProgramProblem):
-        raise TypeError("a program says itself which parameters it has")
+    if isinstance(problem, OwnProblem):
+        raise TypeError(f"a {problem.kind} says itself which parameters it has")
     if isinstance(problem.model, CNN | Transformer):
         raise TypeError(f"a {problem.model.kind} has other groups, which follow from more than two sizes")
     tasks = (problem.dataset.num_tasks,) if isinstance(problem, MultitaskProblem) else ()
@@ -137,10 +138,10 @@ def groups_of(problem: Problem, num_features: int, num_classes: int) -> tuple[Gr
 def layouts_of(spec: JobSpec, groups: tuple[Group, ...]) -> dict[str, Layout]:
     """Layout of every hyperparameter of a job, learned or not, by name.
 
-    Those of a program have the shapes that its job was given when it was created.
+    Those of a problem of one's own have the shapes that its job was given when it was created.
     """
     problem = spec.problem
-    if isinstance(problem, ProgramProblem):
+    if isinstance(problem, OwnProblem):
         return {name: _own_layout(problem, name, shape) for name, shape in (problem.shapes or {}).items()}
     lengths = {
         "step": spec.training.num_steps,
@@ -186,12 +187,12 @@ def _layout(name: str, hyper: Hyperparameter, axes: tuple[str, ...], lengths: di
     )
 
 
-def _own_layout(problem: ProgramProblem, name: str, shape: tuple[int, ...]) -> Layout:
+def _own_layout(problem: OwnProblem, name: str, shape: tuple[int, ...]) -> Layout:
     match problem.initial.get(name):
         case None:
-            start: Start = InProgram()
+            start: Start = InProblem("installed" if isinstance(problem, PluginProblem) else "exported")
         case float(value):
-            start = Constant(value)  # not written out: a program may have more of them than there is memory
+            start = Constant(value)  # not written out: a problem may have more of them than there is memory
         case values:
             start = Exactly.of(values)
     return Layout(

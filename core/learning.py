@@ -30,9 +30,9 @@ from core.errors import UNTRAINABLE, UncertifiedGradient
 from core.hyperparameters import Group, Layout
 from core.meta_optimization import MetaIteration, MetaState, initial_state, meta_optimize
 from core.moments import mean_and_deviation, moments
+from core.own_problems import GivenOwn
 from core.problems.inner import Draw, InnerProblem
 from core.problems.made import inner_problem
-from core.programs.given import GivenProgram
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
 from core.safeguard import guarded, look
 from core.scan import points_of, scan
@@ -62,7 +62,7 @@ class Learner:
         cls,
         spec: JobSpec,
         *,
-        given: GivenData | GivenProgram | None = None,
+        given: GivenData | GivenOwn | None = None,
         interrupt: Callable[[], None] = lambda: None,
         keep_in: Path | None = None,
     ) -> Learner:
@@ -76,9 +76,10 @@ class Learner:
             keep_in: folder of this job, where stretches of a training with checkpoints are kept: see `hybrid`.
 
         Raises:
-            InvalidSpec: a data set is missing, damaged or smaller than the split; or the program is missing, or another
-                than the job wants.
+            InvalidSpec: a data set is missing, damaged or smaller than the split; or the program or installed problem
+                is missing, or another than the job wants.
             InvalidProgram: it is damaged, or made of what is not run.
+            PluginFailed: the package that brings the problem failed.
         """
         return cls(spec, inner_problem(spec, given), interrupt, keep_in)
 
@@ -113,7 +114,12 @@ class Learner:
         """
         found = [self.evaluate_on(values, number) for number in range(self.spec.meta.evaluation_seeds)]
         losses = np.mean([one.losses for one in found], axis=0)
-        measures = {name: float(np.mean([one.measures[name] for one in found])) for name in found[0].measures}
+        everywhere = set.intersection(*(set(one.measures) for one in found))  # some are no numbers on some seeds
+        measures = {
+            name: float(np.mean([one.measures[name] for one in found]))
+            for name in found[0].measures
+            if name in everywhere
+        }
         return Evaluation(Losses(*map(float, losses)), measures)
 
     def evaluate_on(self, values: Values, number: int) -> Evaluation:
@@ -122,7 +128,7 @@ class Learner:
         Raises:
             FixedPointOverflow: training diverged.
         """
-        key = _key(_EVALUATION_KEYS, number)
+        key = evaluation_key(number)
         return self.inner.evaluate(values, number, key, lambda problem: self._trained(problem, values, key))
 
     def _trained(self, problem: Problem, values: Values, key: jax.Array) -> Any:
@@ -274,7 +280,7 @@ class Learner:
                 values,
                 optimizer=self._optimizer,
                 num_steps=self.spec.training.num_steps,
-                key=_key(_EVALUATION_KEYS, 0),
+                key=evaluation_key(0),
                 interrupt=self._interrupt,
             )
             found[f"learning_curve.{which}"] = walked.losses
@@ -418,6 +424,11 @@ def _measured(measure: Callable[[], Any]) -> dict[str, Any]:
     except (*UNTRAINABLE, UncertifiedGradient) as error:
         return {"error": {"code": error.code, "message": str(error)}}
     return found
+
+
+def evaluation_key(number: int) -> jax.Array:
+    """Of the evaluation seed of this number."""
+    return _key(_EVALUATION_KEYS, number)
 
 
 def _key(stream: int, number: int) -> jax.Array:

@@ -6,40 +6,36 @@ from core import alphabets, datasets
 from core.architectures import groups_of_model
 from core.errors import InvalidSpec
 from core.hyperparameters import Group, groups_of
-from core.programs.fitting import check_fits
-from core.programs.manifest import Manifest
 from core.spec import (
     CNN,
     ClassifierProblem,
     JobSpec,
     LabelledProblem,
     MultitaskProblem,
-    ProgramProblem,
+    OwnProblem,
     Transformer,
 )
 
 
 def groups_for(
-    spec: JobSpec, uploaded: datasets.DatasetInfo | None = None, program: Manifest | None = None
+    spec: JobSpec, uploaded: datasets.DatasetInfo | None = None, own: tuple[Group, ...] | None = None
 ) -> tuple[Group, ...]:
     """Parameter groups of the spec's inner problem.
 
     Args:
         spec: the job.
         uploaded: what is known of its data, where they were uploaded.
-        program: what the program that it is about says of itself.
+        own: of the program or installed problem that it is about, as that says itself.
 
     Raises:
-        InvalidSpec: a data set is missing, damaged, or smaller than asked for; or the program is missing, or another
-            than the job wants.
+        InvalidSpec: a data set is missing, damaged, or smaller than asked for; or a program was not given.
     """
     match spec.problem:
-        case ProgramProblem(id=name):
-            if program is None:
-                said = f"{name} is known to the server it was uploaded to; here, run the functions it was made of"
+        case OwnProblem():
+            if own is None:
+                said = "of a program is known to the server it was uploaded to; here, run what it was made of"
                 raise InvalidSpec((("problem", "id"), said))
-            check_fits(spec, program)
-            return tuple(Group(leaf.name, leaf.shape) for leaf in program.params)
+            return own
         case LabelledProblem(dataset=dataset, model=model):
             info = datasets.describe_for(dataset, uploaded)
             _check_labels(spec, info)

@@ -96,16 +96,18 @@ class Exactly:
 
 
 @dataclass(frozen=True)
-class InProgram:
-    """Where the program has it, which is known to whoever has read the program."""
+class InProblem:
+    """Where the user's own problem has it, which is known to whoever runs that."""
+
+    how: str  # exported or installed
 
     def values(self, shape: tuple[int, ...]) -> np.ndarray:
         """Not known here."""
-        raise TypeError("only the program knows where its hyperparameters start")
+        raise TypeError("only the problem knows where its hyperparameters start")
 
     def described(self) -> Any:
         """As JSON."""
-        return {"as": "exported"}
+        return {"as": self.how}
 
 
-Start: TypeAlias = Constant | Noise | Listed | Sharing | Exactly | InProgram
+Start: TypeAlias = Constant | Noise | Listed | Sharing | Exactly | InProblem

@@ -1,6 +1,7 @@
 """Learn hyperparameters by exact gradient descent through whole training runs.
 
-`Client` talks to a server; every public name of `core`, such as `hypergradient`, is here as well.
+`Client` talks to a server, and `service` finds or starts one; every public name of `core`, such as `hypergradient`, is
+here as well.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrograd.client import Client as Client
+    from retrograd.local.service import service as service
 
 __version__ = version("retrograd")
 
@@ -20,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from retrograd.client import Client
 
         return Client
+    if name == "service":
+        from retrograd.local.service import service
+
+        return service
     import core
 
     if name in core.__all__:
@@ -30,4 +36,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     import core
 
-    return sorted({"Client", "__version__", *core.__all__})
+    return sorted({"Client", "__version__", "service", *core.__all__})

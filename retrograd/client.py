@@ -332,6 +332,10 @@ class Client:
         """A preset's specification, to be changed and given to `create_job`."""
         return self._json("GET", f"/v1/presets/{quote(name, safe='')}")
 
+    def problem_kinds(self) -> list[Json]:
+        """What `problem` in a job may be, with JSON Schemas: kinds of the service, and of installed packages."""
+        return list(self._json("GET", "/v1/problem-kinds")["data"])
+
     # Project and keys
 
     def project(self) -> Json:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TypeVar
 
-from core import uploads
+from core import own_problems, uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import StorageUnavailable
-from core.programs import given
-from core.programs.given import GivenProgram
+from core.own_problems import GivenOwn
 from core.spec import JobSpec
 from core.storage import Storage, open_storage
 from core.store import datasets, programs
@@ -28,7 +27,7 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 
-def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | GivenProgram | None:
+def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | GivenOwn | None:
     """What the job's owner uploaded for it; None where it is about nothing of theirs.
 
     Raises:
@@ -42,15 +41,15 @@ def fetched(lease: HeldLease, spec: JobSpec) -> GivenData | GivenProgram | None:
         if sha256 is None:
             raise DatasetDeleted(spec.uploaded.id)
         return _patiently(lease, partial(_data, sha256))
-    if spec.program is None:
+    if spec.own is None or not spec.has_uploads:
         return None
     there = lease.run(programs.of_job)
-    if there.program is None:
+    if spec.program is not None and there.program is None:
         raise ProgramDeleted(spec.program.id)
-    for name, dataset_id in spec.program.data.items():
+    for name, dataset_id in spec.own.data.items():
         if name not in there.data:
             raise DatasetDeleted(dataset_id)
-    return _patiently(lease, lambda: given.fetched(spec, _storage().opened))
+    return _patiently(lease, lambda: own_problems.fetched(spec, _storage().opened))
 
 
 def _patiently(lease: HeldLease, read: Callable[[], _T]) -> _T:

@@ -29,6 +29,7 @@ from core.store.models import ENDED, Job, State
 from core.store.pins import Pinned
 
 _POLL_SECONDS = "2"
+_FEWER = "use fewer examples, a smaller model, or fewer axes (per)"
 _MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
 
 _EXAMPLES: dict[str, Any] = {
@@ -265,14 +266,15 @@ def _check_text(spec: JobSpec) -> None:
 def _groups(pinned: Pinned, max_parameters: int, max_hyperparameters: int) -> tuple[Group, ...]:
     """The job's parameter groups, once data, model and hyperparameters are known to be in bounds."""
     spec = pinned.spec
-    groups = groups_for(spec, pinned.uploaded, pinned.program)
+    groups = groups_for(spec, pinned.uploaded, pinned.own)
     parameters = sum(group.size for group in groups)
     if parameters > max_parameters:
-        where = ("problem", "id") if spec.program is not None else ("problem", "model", "hidden")
+        where = ("problem", _which(spec)) if spec.own is not None else ("problem", "model", "hidden")
         raise InvalidSpec(
             (
                 where,
-                f"a model of {parameters} parameters, more than {max_parameters}; use fewer or narrower layers",
+                f"a model of {parameters} parameters, more than {max_parameters}; "
+                f"{'make it smaller' if spec.own is not None else 'use fewer or narrower layers'}",
             )
         )
     layouts = layouts_of(spec, groups)
@@ -280,9 +282,9 @@ def _groups(pinned: Pinned, max_parameters: int, max_hyperparameters: int) -> tu
         if layout.size > max_hyperparameters:
             raise InvalidSpec(
                 (
-                    ("problem", "id") if spec.program is not None else ("hyperparameters", name),
-                    f"{layout.size} values{_of(name, spec)}, more than {max_hyperparameters}; use fewer examples, a "
-                    "smaller model, or fewer axes (per)",
+                    ("problem", _which(spec)) if spec.own is not None else ("hyperparameters", name),
+                    f"{layout.size} values{_of(name, spec)}, more than {max_hyperparameters}; "
+                    f"{_FEWER if spec.own is None else 'have the problem ask for fewer'}",
                 )
             )
     learned = count_learned(layouts)
@@ -297,9 +299,9 @@ def _groups(pinned: Pinned, max_parameters: int, max_hyperparameters: int) -> tu
     if learned > max_hyperparameters:
         raise InvalidSpec(
             (
-                ("problem", "learn") if spec.program is not None else ("hyperparameters",),
-                f"{learned} values to learn, more than {max_hyperparameters}; learn fewer, or let them "
-                "differ along fewer axes (per)",
+                ("problem", "learn") if spec.own is not None else ("hyperparameters",),
+                f"{learned} values to learn, more than {max_hyperparameters}; learn fewer"
+                f"{', or let them differ along fewer axes (per)' if spec.own is None else ''}",
             )
         )
     return groups
@@ -307,7 +309,12 @@ def _groups(pinned: Pinned, max_parameters: int, max_hyperparameters: int) -> tu
 
 def _of(name: str, spec: JobSpec) -> str:
     """Whose values, where the place of the error does not say so."""
-    return f" of {name}" if spec.program is not None else ""
+    return f" of {name}" if spec.own is not None else ""
+
+
+def _which(spec: JobSpec) -> str:
+    """The field that names the problem of one's own."""
+    return "settings" if spec.plugin is not None else "id"
 
 
 def _planned(planner: Planner, spec: JobSpec, preset: str | None, groups: tuple[Group, ...]) -> Response:

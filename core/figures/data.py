@@ -51,8 +51,8 @@ class JobData:
     trials: tuple[Trial, ...]
 
     def learns(self, name: str) -> bool:
-        """Whether there are learned values of this hyperparameter. Of those of a program nothing is known to draw."""
-        layout = None if self.spec.program is not None else self.layouts.get(name)
+        """Whether there are learned values to draw. Of hyperparameters of a user's own problem nothing is known."""
+        layout = None if self.spec.own is not None else self.layouts.get(name)
         return self.spec.kind == "learn" and layout is not None and layout.learn and self.best in self.values
 
     def natural(self, name: str, iteration: int | None = None) -> np.ndarray:

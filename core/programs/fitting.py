@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from core.errors import InvalidSpec
+from core.own_problems import Misfit, misfits
 from core.programs.manifest import Leaf, Manifest
 from core.spec import OPTIMIZERS, JobSpec, ProgramProblem
 
@@ -28,7 +27,7 @@ def check_fits(spec: JobSpec, manifest: Manifest) -> None:
     """Raise InvalidSpec where the job asks for what the program is not; names the field."""
     problem = spec.program
     assert problem is not None  # noqa: S101 - for the type checker
-    errors = [*_training(spec, manifest), *_leaves(problem, manifest), *_data(problem, manifest)]
+    errors = [*_training(spec, manifest), *misfits(problem, manifest.shapes), *_data(problem, manifest)]
     if errors:
         raise InvalidSpec(*errors)
 
@@ -66,8 +65,8 @@ def _casts(dtype: str, leaf: Leaf) -> bool:
     return np.can_cast(np.dtype(dtype), np.dtype(leaf.dtype), "same_kind")
 
 
-def _training(spec: JobSpec, manifest: Manifest) -> list[tuple[tuple[str, ...], str]]:
-    errors: list[tuple[tuple[str, ...], str]] = []
+def _training(spec: JobSpec, manifest: Manifest) -> list[Misfit]:
+    errors: list[Misfit] = []
     if spec.training.num_steps != manifest.num_steps:
         errors.append(
             (
@@ -89,35 +88,7 @@ def _training(spec: JobSpec, manifest: Manifest) -> list[tuple[tuple[str, ...], 
     return errors
 
 
-def _leaves(problem: ProgramProblem, manifest: Manifest) -> list[tuple[tuple[str, ...], str]]:
-    shapes = manifest.shapes
-    errors: list[tuple[tuple[str, ...], str]] = []
-    for where, names in (("learn", problem.learn or ()), ("initial", problem.initial)):
-        for name in names:
-            if name not in shapes:
-                said = f"the program has no hyperparameter {name!r}; it has {', '.join(shapes)}"
-                errors.append((("problem", where), said))
-    for name, initial in problem.initial.items():
-        if name in shapes and not initial_fits(initial, shapes[name]):
-            errors.append(
-                (
-                    ("problem", "initial", name),
-                    f"has another shape than the program's {list(shapes[name])}; give one number, or as many",
-                )
-            )
-    return errors
-
-
-def initial_fits(initial: Any, shape: tuple[int, ...]) -> bool:
-    """Whether it is one number, or nested lists of this shape."""
-    try:
-        given = np.array(initial, np.float64)
-    except ValueError:  # ragged
-        return False
-    return given.shape in ((), shape)
-
-
-def _data(problem: ProgramProblem, manifest: Manifest) -> list[tuple[tuple[str, ...], str]]:
+def _data(problem: ProgramProblem, manifest: Manifest) -> list[Misfit]:
     if set(problem.data) != set(manifest.data):
         takes = ", ".join(sorted(manifest.data)) or "none"
         said = f"the program takes data named {takes}; name an uploaded data set for each, and no others"

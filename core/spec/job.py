@@ -26,6 +26,8 @@ from core.spec.problems import (
     ClassifierProblem,
     LabelledProblem,
     MultitaskProblem,
+    OwnProblem,
+    PluginProblem,
     Problem,
     ProgramProblem,
     UploadedDataset,
@@ -41,6 +43,7 @@ _OF_PROBLEM: dict[str, dict[str, Hyperparameter]] = {
     "multitask": {"init_scale": InitScale(), "l2": L2(), "task_mixing": TaskMixing(sharing=(0.0,))},
     "toy": {},
     "program": {},
+    "plugin": {},
 }
 _ALSO_OF_PROBLEM = {
     "classifier": {"inputs", "labels", "example_weights", "augmentation", "initial_weights"},
@@ -48,6 +51,7 @@ _ALSO_OF_PROBLEM = {
     "multitask": {"initial_weights"},
     "toy": set(),
     "program": set(),
+    "plugin": set(),
 }
 
 
@@ -55,9 +59,9 @@ _DOMAINS = {"log": "above 0", "logit": "inside (0, 1)"}
 _NEVER_NEGATIVE = ("init_scale", "l2")  # whatever their transform
 
 
-def _is_program(problem: Any) -> bool:
+def _is_own(problem: Any) -> bool:
     kind = problem.get("kind") if isinstance(problem, dict) else getattr(problem, "kind", None)
-    return bool(kind == "program")
+    return kind in ("program", "plugin")
 
 
 def _completed(given: Hyperparameter, default: Hyperparameter | None) -> Hyperparameter:
@@ -79,7 +83,7 @@ class JobSpec(Part):
     problem: Problem
     training: Training
     hyperparameters: Hyperparameters = Field(
-        default_factory=Hyperparameters.model_construct, description="left out of jobs about programs alone"
+        default_factory=Hyperparameters.model_construct, description="left out of jobs about problems of one's own"
     )
     meta: Meta = Meta()
     seeds: Seeds = Field(Seeds(), description="of jobs of the kind hypergradient")
@@ -99,7 +103,7 @@ class JobSpec(Part):
 
     @property
     def _defaults(self) -> dict[str, Hyperparameter]:
-        if isinstance(self.problem, ProgramProblem):
+        if self.own is not None:
             return {}  # its schedule is its own
         return {**OPTIMIZERS[self.training.optimizer], **_OF_PROBLEM[self.problem.kind]}
 
@@ -128,29 +132,49 @@ class JobSpec(Part):
         """The uploaded program that it is about, if it is."""
         return self.problem if isinstance(self.problem, ProgramProblem) else None
 
-    def pinned_program(
-        self, sha256: str, shapes: dict[str, tuple[int, ...]], data_sha256: dict[str, str]
-    ) -> JobSpec:
-        """The same about a program of this digest, with hyperparameters of these shapes, and data of these digests."""
-        if self.program is None:
-            raise ValueError("the job is not about a program")
-        found = {"sha256": sha256, "shapes": shapes, "data_sha256": data_sha256}
-        return self.model_copy(update={"problem": self.program.model_copy(update=found)})
+    @property
+    def plugin(self) -> PluginProblem | None:
+        """The installed problem that it is about, if it is."""
+        return self.problem if isinstance(self.problem, PluginProblem) else None
+
+    @property
+    def own(self) -> OwnProblem | None:
+        """The program or installed problem that it is about, if it is: one whose hyperparameters are its own."""
+        return self.problem if isinstance(self.problem, OwnProblem) else None
+
+    @property
+    def has_uploads(self) -> bool:
+        """Whether it needs bytes that were uploaded."""
+        own = self.own
+        return self.uploaded is not None or self.program is not None or (own is not None and bool(own.data))
+
+    def pinned_own(self, shapes: dict[str, tuple[int, ...]], data_sha256: dict[str, str], **which: str) -> JobSpec:
+        """The same about a problem whose hyperparameters have these shapes, on data of these digests.
+
+        Args:
+            shapes: of each hyperparameter.
+            data_sha256: of each data set, by the problem's name for it.
+            which: `sha256` of a program, `version` of an installed problem.
+        """
+        if self.own is None:
+            raise ValueError("the job is not about a problem of its user's own")
+        found = {"shapes": shapes, "data_sha256": data_sha256, **which}
+        return self.model_copy(update={"problem": self.own.model_copy(update=found)})
 
     @model_validator(mode="before")
     @classmethod
-    def _programs_have_their_own(cls, given: Any) -> Any:
-        """The hyperparameters of a program are not those of a specification, which may be left out or empty."""
+    def _own_problems_have_theirs(cls, given: Any) -> Any:
+        """A problem of one's own has hyperparameters of its own; those of a specification may be left out or empty."""
         if not isinstance(given, dict):
             return given
-        if not _is_program(given.get("problem")):
+        if not _is_own(given.get("problem")):
             return {"hyperparameters": {}} | given  # where there is nothing to learn, as is then said
         hypers = given.get("hyperparameters")
         if isinstance(hypers, Hyperparameters):
             hypers = hypers.given
         if hypers is not None and not (isinstance(hypers, dict) and all(one is None for one in hypers.values())):
             raise ValueError(
-                "hyperparameters: those of a program are its own; leave the part out, and say in problem.learn and "
+                "hyperparameters: this problem has its own; leave the part out, and say in problem.learn and "
                 "problem.initial which are learned and where they start"
             )
         return {name: part for name, part in given.items() if name != "hyperparameters"}
@@ -158,7 +182,7 @@ class JobSpec(Part):
     @model_validator(mode="after")
     def _starts_are_said(self) -> JobSpec:
         """A start that is left out is the optimizer's own. It is written down: what is stored must say the same."""
-        if self.program is not None:
+        if self.own is not None:
             return self
         defaults = self._defaults
         if self.hyperparameters.step_size is None:  # as if it had been given empty
@@ -174,7 +198,7 @@ class JobSpec(Part):
         problem, size = self.problem, self.training.batch_size
         if not isinstance(problem, LabelledProblem):
             if size is not None:
-                takes = "what it says itself" if self.program is not None else "all data"
+                takes = "what it says itself" if self.own is not None else "all data"
                 raise ValueError(
                     f"training.batch_size: every step of a {problem.kind} problem takes {takes}; leave it out"
                 )
@@ -259,21 +283,21 @@ class JobSpec(Part):
         return self
 
     @model_validator(mode="after")
-    def _program_fits(self) -> JobSpec:
-        if self.program is None:
+    def _own_problem_fits(self) -> JobSpec:
+        if self.own is None:
             return self
         if self.training.dtype != "float32":
             raise ValueError(
-                "training.dtype has no effect: the parameters of a program have types of their own; leave it out"
+                "training.dtype has no effect: the parameters of this problem have types of their own; leave it out"
             )
         if self.kind == "scan":
             raise ValueError(
-                "kind 'scan' visits values of hyperparameters that all problems share, and those of a program are its "
-                "own; learn, or take its hypergradient"
+                "kind 'scan' visits values of hyperparameters that all problems share, and this one has its own; "
+                "learn, or take its hypergradient"
             )
         if self.meta.warm_start is not None:
             raise ValueError(
-                "meta.warm_start searches hyperparameters that all problems share, and those of a program are its own; "
+                "meta.warm_start searches hyperparameters that all problems share, and this one has its own; "
                 "leave it out, and say in problem.initial where to start"
             )
         return self
@@ -372,11 +396,11 @@ class JobSpec(Part):
         unneeded: dict[str, Any] = {"name": True}
         if self.uploaded is not None and self.uploaded.sha256 is not None:
             unneeded["problem"] = {"dataset": {"id"}}
-        if self.program is not None:
-            unneeded["problem"] = {"shapes"}  # follow from the program
-            if self.program.sha256 is not None:
+        if self.own is not None:
+            unneeded["problem"] = {"shapes"}  # follow from the problem
+            if self.program is not None and self.program.sha256 is not None:
                 unneeded["problem"] |= {"id"}
-            if self.program.data_sha256 is not None:
+            if self.own.data_sha256 is not None:
                 unneeded["problem"] |= {"data"}
         document = without_later_defaults(self.model_dump(mode="json", exclude=unneeded))
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
 from core.spec.base import Bool, Float, Int, Part
 from core.spec.losses import ClassLoss, CrossEntropy, NumberLoss, Squared
@@ -13,10 +15,18 @@ from core.spec.models import MLP, DenseModel, LogisticRegression, Model
 MAX_EXAMPLES = 1_000_000
 MAX_LEAVES = 256
 MAX_INITIAL = 100_000
+MAX_SETTINGS = 65_536
+MAX_SETS = 16
+DATASET_ID = r"^ds_[0-9a-f]{24}$"
+
+_MAX_DEPTH = 32
+_MOST_EXACT = 2**53
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-f]{24}$")]
+DatasetId = Annotated[str, Field(pattern=DATASET_ID)]
 ProgramId = Annotated[str, Field(pattern=r"^pr_[0-9a-f]{24}$")]
+PluginName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+PluginVersion = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LeafName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
 _Row = tuple[Float, ...]
@@ -199,19 +209,14 @@ class ToyProblem(Part):
     start: tuple[Float, Float] = Field((1.4, 3.9), description="weights before the first step")
 
 
-class ProgramProblem(Part):
-    """An exported JAX program that was uploaded to the job's project: the user's own functions.
-
-    What it learns are its own hyperparameters, on their raw values: its functions transform them.
+class OwnProblem(Part):
+    """A problem of the user's own functions. What it learns are its own hyperparameters, on their raw values: its
+    functions transform them.
     """
 
-    kind: Literal["program"]
-    id: ProgramId = Field(description="as POST /v1/programs has answered")
-    sha256: Sha256 | None = Field(
-        None, description="of the program; added when the job is created, and checked where it is given"
-    )
+    kind: str
     data: dict[LeafName, DatasetId] = Field(
-        {}, max_length=16, description="uploaded data sets, by the names under which the program takes them"
+        {}, max_length=MAX_SETS, description="uploaded data sets, by the names under which the problem takes them"
     )
     data_sha256: dict[LeafName, Sha256] | None = Field(
         None, description="of these data; added when the job is created, and checked where it is given"
@@ -220,20 +225,20 @@ class ProgramProblem(Part):
         None,
         min_length=1,
         max_length=MAX_LEAVES,
-        description="hyperparameters of the program that are learned; all of them unless given",
+        description="hyperparameters of the problem that are learned; all of them unless given",
     )
     initial: dict[LeafName, Initial] = Field(
         {},
         max_length=MAX_LEAVES,
-        description="where hyperparameters start, if elsewhere than in the program: one number for all, or as many as "
-        "there are, in nested lists",
+        description="where hyperparameters start, if elsewhere than the problem has it: one number for all, or as many "
+        "as there are, in nested lists",
     )
     shapes: dict[LeafName, tuple[Annotated[Int, Field(ge=0)], ...]] | None = Field(
-        None, max_length=MAX_LEAVES, description="of the program's hyperparameters; added when the job is created"
+        None, max_length=MAX_LEAVES, description="of the problem's hyperparameters; added when the job is created"
     )
 
     @model_validator(mode="after")
-    def _named_once(self) -> ProgramProblem:
+    def _named_once(self) -> Self:
         if self.learn is not None and len(set(self.learn)) != len(self.learn):
             raise ValueError("learn names a hyperparameter twice; name each once")
         if self.data_sha256 is not None and set(self.data_sha256) != set(self.data):
@@ -243,12 +248,11 @@ class ProgramProblem(Part):
         return self
 
     @model_validator(mode="after")
-    def _initial_is_bounded(self) -> ProgramProblem:
+    def _initial_is_bounded(self) -> Self:
         given = sum(_count(one) for one in self.initial.values())
         if given > MAX_INITIAL:
             raise ValueError(
-                f"initial holds {given} numbers, more than {MAX_INITIAL}; export the program with these as its "
-                "example_hyper"
+                f"initial holds {given} numbers, more than {MAX_INITIAL}; have the problem start with these"
             )
         return self
 
@@ -257,11 +261,67 @@ class ProgramProblem(Part):
         return self.learn is None or name in self.learn
 
 
+class ProgramProblem(OwnProblem):
+    """An exported JAX program that was uploaded to the job's project."""
+
+    kind: Literal["program"]
+    id: ProgramId = Field(description="as POST /v1/programs has answered")
+    sha256: Sha256 | None = Field(
+        None, description="of the program; added when the job is created, and checked where it is given"
+    )
+
+
+class PluginProblem(OwnProblem):
+    """A problem of a kind that a package brings, installed beside the service."""
+
+    kind: Literal["plugin"]
+    name: PluginName = Field(description="of the kind, as GET /v1/problem-kinds lists it")
+    version: PluginVersion | None = Field(
+        None, description="of its package; added when the job is created, and checked where it is given"
+    )
+    settings: dict[str, JsonValue] = Field({}, description="what the kind asks for; its JSON Schema says what")
+
+    @field_validator("settings")
+    @classmethod
+    def _settings_are_kept(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        kept = {_text(name): _as_kept(one, 1) for name, one in settings.items()}
+        if len(json.dumps(kept)) > MAX_SETTINGS:
+            raise ValueError(f"is longer than {MAX_SETTINGS} characters; upload large data as a data set")
+        return kept
+
+
+def _as_kept(value: JsonValue, depth: int) -> JsonValue:
+    """As a database gives it back: whole numbers are integers, so that the digest stays what it is."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"is nested more than {_MAX_DEPTH} deep; make it flatter")
+    match value:
+        case dict():
+            return {_text(name): _as_kept(one, depth + 1) for name, one in value.items()}
+        case list():
+            return [_as_kept(one, depth + 1) for one in value]
+        case str():
+            return _text(value)
+        case bool() | None:
+            return value
+        case int() | float():
+            if not math.isfinite(value) or (abs(value) > _MOST_EXACT and value == int(value)):
+                raise ValueError(f"holds {value:g}; give finite numbers, and whole ones up to {_MOST_EXACT}")
+            return int(value) if value == int(value) else value
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character, which cannot be kept; remove it")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("holds half of a surrogate pair, which is no character; remove it")
+    return text
+
+
 def _count(initial: Initial) -> int:
     return 1 if isinstance(initial, int | float) else sum(map(_count, initial))
 
 
 Problem = Annotated[
-    ClassifierProblem | RegressionProblem | MultitaskProblem | ToyProblem | ProgramProblem,
+    ClassifierProblem | RegressionProblem | MultitaskProblem | ToyProblem | ProgramProblem | PluginProblem,
     Field(discriminator="kind"),
 ]

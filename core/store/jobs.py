@@ -79,10 +79,8 @@ def create(
     )
     session.add(job)
     session.flush()
-    if spec.program is not None:
-        session.add_all(
-            JobData(job_id=job.id, name=name, dataset_id=one) for name, one in spec.program.data.items()
-        )
+    if spec.own is not None:
+        session.add_all(JobData(job_id=job.id, name=name, dataset_id=one) for name, one in spec.own.data.items())
     outbox.add(session, job.id, queue)
     events.record(session, job.id, Kind.CREATED)
     session.refresh(job)

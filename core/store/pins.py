@@ -8,9 +8,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from core.datasets import DatasetInfo
-from core.programs.manifest import Manifest
+from core.hyperparameters import Group
 from core.spec import JobSpec
-from core.store import datasets, programs
+from core.store import datasets, plugins, programs
 
 
 class Pinned(NamedTuple):
@@ -18,15 +18,18 @@ class Pinned(NamedTuple):
 
     spec: JobSpec  # with their digests
     uploaded: DatasetInfo | None
-    program: Manifest | None
+    own: tuple[Group, ...] | None  # parameters of the program or installed problem
 
 
 def pin(session: Session, project_id: UUID, spec: JobSpec) -> Pinned:
-    """The job with the digests of what was uploaded for it, all of which stays until the transaction ends.
+    """The job with the digests of what was uploaded for it, all of which stays until the transaction ends, and the
+    version of the installed problem that it is about.
 
     Raises:
-        InvalidSpec: not uploaded to this project, or other than the job wants.
+        InvalidSpec: not uploaded to this project, not installed, or other than the job wants.
+        PluginFailed: the package that brings the problem failed.
     """
     spec, uploaded = datasets.pin(session, project_id, spec)
-    spec, program = programs.pin(session, project_id, spec)
-    return Pinned(spec, uploaded, program)
+    pin_own = programs.pin if spec.plugin is None else plugins.pin
+    spec, own = pin_own(session, project_id, spec)
+    return Pinned(spec, uploaded, own)

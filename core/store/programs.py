@@ -9,11 +9,12 @@ from sqlalchemy import SelectBase, select
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidSpec
+from core.hyperparameters import Group
 from core.programs.fitting import UPLOADED, check_data, check_fits
 from core.programs.manifest import Manifest
 from core.spec import JobSpec
 from core.store import datasets
-from core.store.errors import ProgramInUse, UnknownProgram, UnknownUpload
+from core.store.errors import ProgramInUse, UnknownProgram
 from core.store.leases import Lease
 from core.store.models import Dataset, Job, JobData, Program
 from core.store.uploads import Uploads
@@ -34,8 +35,8 @@ PROGRAMS = Uploads(Program, "pr", used_by=_used_by, unknown=UnknownProgram, in_u
 add, get, page, remove = PROGRAMS.add, PROGRAMS.get, PROGRAMS.page, PROGRAMS.remove
 
 
-def pin(session: Session, project_id: UUID, spec: JobSpec) -> tuple[JobSpec, Manifest | None]:
-    """The job with the digests of its program and its data, and what the program says of itself; as it is, where it is
+def pin(session: Session, project_id: UUID, spec: JobSpec) -> tuple[JobSpec, tuple[Group, ...] | None]:
+    """The job with the digests of its program and its data, and the parameters of the program; as it is, where it is
     about none.
 
     All of them stay until the transaction ends.
@@ -51,19 +52,16 @@ def pin(session: Session, project_id: UUID, spec: JobSpec) -> tuple[JobSpec, Man
     if program is None:
         raise InvalidSpec((("problem", "id"), str(UnknownProgram(wanted.id))))
     if wanted.sha256 not in (None, program.sha256):
-        raise _other(("problem", "sha256"), f"program {wanted.id} has", program.sha256)
+        said = f"program {wanted.id} has the SHA-256 {program.sha256}; give that, or leave it out"
+        raise InvalidSpec((("problem", "sha256"), said))
     manifest = manifest_of(program)
     check_fits(spec, manifest)
-    digests = {}
-    for name in sorted(wanted.data):
-        dataset = datasets.SETS.held(session, project_id, wanted.data[name])
-        if dataset is None:
-            raise InvalidSpec((("problem", "data", name), str(UnknownUpload(wanted.data[name]))))
-        digests[name] = dataset.sha256
-        if (wanted.data_sha256 or digests)[name] != dataset.sha256:
-            raise _other(("problem", "data_sha256", name), f"the data of {dataset.id} have", dataset.sha256)
+    held = datasets.held(session, project_id, wanted)
+    for name, dataset in held.items():
         check_data(name, manifest, {part: _array(dataset.summary[part]) for part in UPLOADED})
-    return spec.pinned_program(program.sha256, manifest.shapes, digests), manifest
+    digests = {name: dataset.sha256 for name, dataset in held.items()}
+    groups = tuple(Group(leaf.name, leaf.shape) for leaf in manifest.params)
+    return spec.pinned_own(manifest.shapes, digests, sha256=program.sha256), groups
 
 
 def manifest_of(program: Program) -> Manifest:
@@ -77,10 +75,6 @@ def of_job(session: Session, lease: Lease) -> Digests:
     data = select(JobData.name, Dataset.sha256).join(Dataset, Dataset.id == JobData.dataset_id)
     found = session.execute(data.where(JobData.job_id == lease.job_id))
     return Digests(session.scalar(program), {row.name: row.sha256 for row in found})
-
-
-def _other(where: tuple[str, ...], whose: str, sha256: str) -> InvalidSpec:
-    return InvalidSpec((where, f"{whose} the SHA-256 {sha256}; give that, or leave it out"))
 
 
 def _array(found: dict[str, Any]) -> tuple[tuple[int, ...], str]:

@@ -23,7 +23,7 @@ WITH cancelled AS (
     UPDATE jobs SET
         state = 'cancelled', ended_at = clock_timestamp(), cancel_requested = true, pause_requested = false,
         held = false, lease_expires_at = NULL, last_event = last_event + 1
-    WHERE state IN ('queued', 'running', 'paused') AND spec -> 'problem' ->> 'kind' = 'program'
+    WHERE state IN ('queued', 'running', 'paused') AND spec -> 'problem' ->> 'kind' IN ('program', 'plugin')
     RETURNING id, last_event
 )
 INSERT INTO events (job_id, number, kind, data) SELECT id, last_event, 'cancelled', '{}' FROM cancelled

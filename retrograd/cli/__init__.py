@@ -9,13 +9,28 @@ from retrograd.cli.app import app
 from retrograd.cli.console import complain
 from retrograd.cli.datasets import datasets
 from retrograd.cli.doctor import doctor
-from retrograd.cli.jobs import cancel, pause, presets, resume, status, submit, watch
+from retrograd.cli.jobs import cancel, kinds, pause, presets, resume, status, submit, watch
 from retrograd.cli.keys import keys
 from retrograd.cli.programs import programs
-from retrograd.cli.results import download, figures
+from retrograd.cli.results import download, export_schedule, figures
 from retrograd.cli.server import demo, up
 
-for command in (demo, up, submit, status, watch, download, figures, pause, resume, cancel, presets, doctor):
+for command in (
+    demo,
+    up,
+    submit,
+    status,
+    watch,
+    download,
+    export_schedule,
+    figures,
+    pause,
+    resume,
+    cancel,
+    presets,
+    kinds,
+    doctor,
+):
     app.command()(command)
 app.add_typer(keys)
 app.add_typer(datasets)

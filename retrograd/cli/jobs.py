@@ -13,7 +13,15 @@ from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
 from retrograd.cli.console import complain, err, interruptible, out, print_json, print_rows
 from retrograd.cli.overrides import override
 from retrograd.cli.progress import follow
-from retrograd.cli.render import failure, job_details, jobs_table, outcome, plan_details, presets_table
+from retrograd.cli.render import (
+    failure,
+    job_details,
+    jobs_table,
+    kinds_table,
+    outcome,
+    plan_details,
+    presets_table,
+)
 from retrograd.client import Client
 
 
@@ -119,6 +127,16 @@ def presets(as_json: AsJson = False, folder: Folder = None) -> None:
         print_json(known)
     else:
         out.print(presets_table(known))
+
+
+def kinds(as_json: AsJson = False, folder: Folder = None) -> None:
+    """List what jobs may be about: the service's own kinds of problems, and those of installed packages."""
+    with connect(folder) as client:
+        known = client.problem_kinds()
+    if as_json:
+        print_json(known)
+    else:
+        out.print(kinds_table(known))
 
 
 def _asked_for(client: Client, spec: str | None, preset: str | None, settings: list[str] | None) -> dict[str, Any]:

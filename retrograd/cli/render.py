@@ -139,6 +139,21 @@ def presets_table(presets: Iterable[Json]) -> Table:
     return table
 
 
+def kinds_table(kinds: Iterable[Json]) -> Table:
+    """One line a kind of problem."""
+    table = Table("kind", "name", "brought by", "what it is", box=None, pad_edge=False)
+    for kind in kinds:
+        package = "" if kind["package"] is None else f"{kind['package']} {kind['version']}"
+        said = kind["description"].partition("\n")[0]
+        table.add_row(
+            kind["kind"],
+            escape(kind["name"] or ""),
+            escape(package),
+            escape(said) if kind["error"] is None else f"[red]cannot be used:[/] {escape(kind['error'])}",
+        )
+    return table
+
+
 def keys_table(keys: Iterable[Json]) -> Table:
     """One line a key."""
     table = Table("key", "name", "scopes", "created", "last used", "", "id", box=None, pad_edge=False)

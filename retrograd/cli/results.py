@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,9 @@ import typer
 
 from retrograd.cli.app import Folder, Job, connect, find_job
 from retrograd.cli.console import out
+from retrograd.exports import Framework
+
+Iteration = Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")]
 
 
 class Format(StrEnum):
@@ -22,17 +26,35 @@ class Format(StrEnum):
 def download(
     job: Job = "latest",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File.  [default: JOB.json]")] = None,
-    iteration: Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")] = "best",
+    iteration: Iteration = "best",
     format: Annotated[Format, typer.Option(help="json for the document, npz for arrays.")] = Format.json,
     folder: Folder = None,
 ) -> None:
     """Save the hyperparameters that a job has learned."""
-    if iteration not in ("best", "last") and not iteration.isdigit():
-        raise typer.BadParameter(f"{iteration!r} is neither best, last, nor a number", param_hint="--iteration")
+    _check_iteration(iteration)
     with connect(folder) as client:
         job_id = find_job(client, job)
         path = client.download(job_id, output or Path(f"{job_id}.{format}"), iteration, format)
     out.print(f"Saved {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
+
+
+def export_schedule(
+    job: Job = "latest",
+    framework: Annotated[Framework, typer.Option("--as", help="optax or pytorch.")] = Framework.optax,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: learned_JOB]")] = None,
+    iteration: Iteration = "best",
+    folder: Folder = None,
+) -> None:
+    """Write what a job has learned as a module to train with elsewhere."""
+    from retrograd.exports import schedule  # loads NumPy
+
+    _check_iteration(iteration)
+    with connect(folder) as client, tempfile.TemporaryDirectory() as kept:
+        job_id = find_job(client, job)
+        arrays = client.download(job_id, Path(kept) / "learned.npz", iteration, "npz")
+        target = output or Path(f"learned_{job_id[:8]}")
+        module, data = schedule.export(client.job(job_id), arrays, framework, target)
+    out.print(f"Saved {module} and {data}", f"`python {module}` says what is in it.", sep="\n", soft_wrap=True)
 
 
 class Picture(StrEnum):
@@ -60,3 +82,8 @@ def figures(
             out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
     if not known:
         out.print("There is nothing to draw of this job yet.")
+
+
+def _check_iteration(iteration: str) -> None:
+    if iteration not in ("best", "last") and not iteration.isdigit():
+        raise typer.BadParameter(f"{iteration!r} is neither best, last, nor a number", param_hint="--iteration")

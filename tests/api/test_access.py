@@ -27,8 +27,8 @@ from tests.builders import document, eventually
 from tests.conftest import running, serving
 from tests.programs import making
 
-PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
-"""What asks for no key. All other routes do: a new one that does not fails the tests below."""
+PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+"""What asks for no key (/metrics for a token of its own). All other routes do: a new one that does not fails the tests below."""
 
 NEUTRAL = {"name": "losses", "form": "svg"}
 """Parameters of paths that belong to no project."""

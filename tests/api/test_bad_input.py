@@ -396,6 +396,7 @@ def test_a_model_larger_than_allowed(settings):
         ("GET", "/v1/jobs"),
         ("GET", "/v1/jobs/00000000-0000-0000-0000-000000000000"),
         ("GET", "/v1/presets"),
+        ("GET", "/v1/problem-kinds"),
     ],
 )
 def test_without_a_good_key_nothing_is_done(client, header, method, path):

@@ -87,11 +87,13 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/deliveries/{delivery_id}/redeliver",
         "/v1/presets",
         "/v1/presets/{name}",
+        "/v1/problem-kinds",
         "/v1/project",
         "/v1/keys",
         "/v1/keys/{key_id}",
         "/healthz",
         "/readyz",
+        "/metrics",
     }
     create = described["paths"]["/v1/jobs"]["post"]
     assert "application/problem+json" in create["responses"]["4XX"]["content"]

@@ -21,7 +21,7 @@ SPEC = JobSpec.model_validate(making.job("pr_" + "0" * 24, DATA))
 
 
 def spec(program, data):
-    return SPEC.pinned_program(program, {}, {"train": data})
+    return SPEC.pinned_own({}, {"train": data}, sha256=program)
 
 
 class Held:
@@ -62,7 +62,7 @@ def data(storage):
 
 def test_program_and_data_are_fetched_by_their_digests(program, data):
     given = uploads.fetched(Held(program, train=data), spec(program, data))
-    assert given.content == CONTENT
+    assert given.program == CONTENT
     assert list(given.data) == ["train"]
     assert given.data["train"].sha256 == data
     assert given.data["train"].inputs.shape == (30, 4, 4)

@@ -8,7 +8,7 @@ import pytest
 
 from core.datasets import GivenData
 from core.learning import Learner
-from core.programs.given import GivenProgram
+from core.own_problems import GivenOwn
 from core.spec import JobSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export-a-program.md"
@@ -37,7 +37,7 @@ def test_the_job_that_is_shown_learns(page):
     (document,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
     job = JobSpec.model_validate(json.loads(document) | {"meta": {"num_iterations": 2, "evaluation_seeds": 1}})
     data = {name: GivenData(arrays["inputs"], arrays["labels"], "0" * 64) for name, arrays in page["data"].items()}
-    learner = Learner.from_spec(job, given=GivenProgram(page["program"], data))
+    learner = Learner.from_spec(job, given=GivenOwn(page["program"], data))
     before = learner.evaluate(learner.initial())
     *_, last = learner.run()
     assert last.certificate["exact"]

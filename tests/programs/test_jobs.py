@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from core import hypergradient, problem_of, sgd
 from core.datasets import GivenData
 from core.errors import InvalidProgram, InvalidSpec
-from core.hyperparameters import count_learned, layouts_of
+from core.hyperparameters import Group, count_learned, layouts_of
 from core.learning import Learner
+from core.own_problems import GivenOwn, fetched
 from core.programs import archive
-from core.programs.fitting import check_data
-from core.programs.given import GivenProgram, fetched
+from core.programs.fitting import check_data, check_fits
 from core.programs.manifest import read_manifest
 from core.shapes import groups_for
 from core.spec import JobSpec
@@ -45,7 +45,7 @@ def given(case, exported):
         name: GivenData(np.asarray(arrays["inputs"]), np.asarray(arrays["labels"]), name[0] * 64)
         for name, arrays in case.data.items()
     }
-    return GivenProgram(exported, data)
+    return GivenOwn(exported, data)
 
 
 def learner(given, **changes):
@@ -114,14 +114,14 @@ def test_a_job_is_planned(given):
 
 def test_sizes_and_shapes_without_the_program(exported):
     manifest = read_manifest(io.BytesIO(exported))
-    groups = groups_for(spec(), program=manifest)
+    groups = groups_for(spec(), own=tuple(Group(leaf.name, leaf.shape) for leaf in manifest.params))
     assert [(group.name, group.shape) for group in groups] == [
         ("hidden", (6, 6)),
         ("inputs", (3, 6)),
         ("output", (6, 1)),
     ]
-    pinned = spec(problem__learn=["momentum"]).pinned_program(
-        "0" * 64, manifest.shapes, dict.fromkeys(DATA, "1" * 64)
+    pinned = spec(problem__learn=["momentum"]).pinned_own(
+        manifest.shapes, dict.fromkeys(DATA, "1" * 64), sha256="0" * 64
     )
     layouts = layouts_of(JobSpec.model_validate(pinned.model_dump(mode="json")), groups)
     assert count_learned(layouts) == STEPS
@@ -131,17 +131,17 @@ def test_sizes_and_shapes_without_the_program(exported):
 
 def test_the_digest_of_a_pinned_job_says_nothing_of_ids():
     shapes, digests = {"a": ()}, dict.fromkeys(DATA, "1" * 64)
-    pinned = spec().pinned_program("0" * 64, shapes, digests)
+    pinned = spec().pinned_own(shapes, digests, sha256="0" * 64)
     other = spec(problem__id="pr_" + "9" * 24, problem__data=dict.fromkeys(DATA, "ds_" + "8" * 24))
-    assert other.pinned_program("0" * 64, shapes, digests).sha256() == pinned.sha256()
-    assert spec().pinned_program("1" * 64, shapes, digests).sha256() != pinned.sha256()
-    assert spec(problem__learn=["a"]).pinned_program("0" * 64, shapes, digests).sha256() != pinned.sha256()
+    assert other.pinned_own(shapes, digests, sha256="0" * 64).sha256() == pinned.sha256()
+    assert spec().pinned_own(shapes, digests, sha256="1" * 64).sha256() != pinned.sha256()
+    assert spec(problem__learn=["a"]).pinned_own(shapes, digests, sha256="0" * 64).sha256() != pinned.sha256()
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"hyperparameters": {"step_size": {"learn": True}}}, "those of a program are its own"),
+        ({"hyperparameters": {"step_size": {"learn": True}}}, "this problem has its own"),
         ({"training__batch_size": 10}, "training.batch_size"),
         ({"training__dtype": "float64"}, "training.dtype has no effect"),
         ({"kind": "scan", "scan": {"hyperparameter": "l2", "values": [1.0]}}, "kind 'scan'"),
@@ -177,7 +177,7 @@ def test_what_a_specification_cannot_ask_of_a_program(changes, said):
 )
 def test_a_job_that_does_not_fit_its_program(exported, changes, where, said):
     with pytest.raises(InvalidSpec) as caught:
-        groups_for(spec(**changes), program=read_manifest(io.BytesIO(exported)))
+        check_fits(spec(**changes), read_manifest(io.BytesIO(exported)))
     assert f"{where}: " in str(caught.value)
     assert said in str(caught.value)
 
@@ -199,16 +199,16 @@ def test_data_that_do_not_fit_the_program(exported):
 
 
 def test_programs_and_data_that_are_not_the_ones_of_the_job(given, exported):
-    job = spec().pinned_program("0" * 64, {}, dict.fromkeys(DATA, "1" * 64))
+    job = spec().pinned_own({}, dict.fromkeys(DATA, "1" * 64), sha256="0" * 64)
     with pytest.raises(InvalidSpec, match="problem.sha256"):
         Learner.from_spec(job, given=given)
     digest = archive.read(exported).sha256
     with pytest.raises(InvalidSpec, match="problem.data"):
-        Learner.from_spec(spec().pinned_program(digest, {}, dict.fromkeys(DATA, "1" * 64)), given=given)
+        Learner.from_spec(spec().pinned_own({}, dict.fromkeys(DATA, "1" * 64), sha256=digest), given=given)
     with pytest.raises(InvalidSpec, match="problem.id"):
         Learner.from_spec(spec())
     with pytest.raises(InvalidProgram):
-        Learner.from_spec(spec(), given=dataclasses.replace(given, content=exported[:100]))
+        Learner.from_spec(spec(), given=dataclasses.replace(given, program=exported[:100]))
 
 
 def test_a_program_and_its_data_are_fetched_by_their_digests(tmp_path, case, exported, given):
@@ -222,8 +222,8 @@ def test_a_program_and_its_data_are_fetched_by_their_digests(tmp_path, case, exp
             np.lib.format.write_array(file, np.asarray(array))
         digests[name] = stored(storage, file)
     digest = stored(storage, io.BytesIO(exported))
-    found = fetched(spec().pinned_program(digest, {}, digests), storage.opened)
-    assert found.content == exported
+    found = fetched(spec().pinned_own({}, digests, sha256=digest), storage.opened)
+    assert found.program == exported
     assert {name: one.sha256 for name, one in found.data.items()} == digests
     assert np.array_equal(found.data["train"].inputs, given.data["train"].inputs)
     with pytest.raises(InvalidSpec, match="problem.sha256"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.learning import Learner
-from core.programs.given import fetched
+from core.own_problems import fetched
 from core.spec import JobSpec
 from core.storage import open_storage
 from tests.builders import eventually

@@ -63,7 +63,7 @@ def create(sessions, project):
         document["training"] |= training or {}
         with sessions.begin() as session:
             pinned = pins.pin(session, whose, JobSpec.model_validate(document))
-            groups = groups_for(pinned.spec, pinned.uploaded, pinned.program)
+            groups = groups_for(pinned.spec, pinned.uploaded, pinned.own)
             return jobs.create(
                 session, whose, pinned.spec, preset=None, queue="cpu", groups=groups, max_snapshot_bytes=1
             )

@@ -27,7 +27,11 @@ def retrograd(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "watch", "download", "presets", "submit --preset x", "cancel x", "pause x", "resume x"]
+    "command",
+    [
+        *("status", "watch", "download", "export-schedule", "presets", "kinds"),
+        *("submit --preset x", "cancel x", "pause x", "resume x"),
+    ],
 )
 def test_without_a_server_one_paragraph_names_the_remedy(retrograd, command):
     run = retrograd(*command.split())
