@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
 
 from api import bootstrap, deps, errors, queries
 from api.checks import Checker
+from api.dashboard import pages, session
+from api.dashboard.rendering import HERE
 from api.last_used import LastUsed
 from api.limits import BodyLimit
 from api.metrics import Metrics, Timed
@@ -87,6 +90,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     app.add_middleware(Timed, requests=app.state.metrics.requests)
     errors.install(app)
+    app.add_exception_handler(session.SignInNeeded, session.to_sign_in)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     modules = (
         jobs,
         events,
@@ -103,6 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         metrics,
     )
     app.state.routers = [module.router for module in modules]
+    app.state.routers += [session.router, pages.router]
     for router in app.state.routers:
         app.include_router(router)
     return app

@@ -27,6 +27,11 @@ from core.store.keys import Caller, Scope
 TURNS = 32
 """Requests with a transaction at the same time; others wait for their turn, holding nothing."""
 
+COOKIE = "retrograd_key"
+"""Of the dashboard: holds an API key, and no script can read it."""
+
+PAGE_HEADER = "X-Retrograd-Page"
+
 _TURN_SECONDS = 10.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _bearer = HTTPBearer(auto_error=False, description="an API key, rg_…")
@@ -93,8 +98,24 @@ BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 def _caller(request: Request, session: SessionDep, bearer: BearerDep) -> Caller:
-    """Who asks, once it is known and does not ask too often."""
-    state, key = request.app.state, bearer.credentials if bearer else ""
+    """Who asks: by a key in the header, else by the one that the dashboard has the browser keep.
+
+    A browser sends that of its own accord. So what changes something must also have a header that only a page of ours
+    can set: no other site makes requests in its reader's name.
+    """
+    if bearer is None and (request.method in _SAFE or PAGE_HEADER in request.headers):
+        return caller_of(request, session, request.cookies.get(COOKIE, ""))
+    return caller_of(request, session, bearer.credentials if bearer else "")
+
+
+def caller_of(request: Request, session: Session, key: str) -> Caller:
+    """Whose key it is, once that is known and does not ask too often.
+
+    Raises:
+        Unauthorized: nobody's.
+        RateLimited: it, or its address, asks too often.
+    """
+    state = request.app.state
     address = request.client.host if request.client else ""
     state.strangers.admit(address, key)
     caller = keys.caller(session, key)

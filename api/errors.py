@@ -200,9 +200,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def status_of(error: CoreError) -> int | None:
+    """Of the answer that tells of it; None where nobody foresaw it."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+
+
 def _core_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, CoreError)  # noqa: S101 - for the type checker
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    status = status_of(error)
     if status is None:
         return _unexpected(request, error)
     return problem(status, error.code, str(error), headers=_headers(error), **error.details())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from typing import get_origin
 
 from fastapi import Request
 from fastapi.dependencies.utils import get_flat_params
@@ -34,13 +35,18 @@ def check(request: Request) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known)) or 'none'}"
             raise InvalidParameter(shown, f"unknown parameter; {remedy}")
-        if times > 1:
+        if times > 1 and not known[name]:
             raise InvalidParameter(shown, f"given {times} times; give it once")
 
 
-def _known(request: Request) -> set[str]:
+def _known(request: Request) -> dict[str, bool]:
+    """Names, and whether each may be given more than once."""
     route = request.scope["route"]
     if not isinstance(route, APIRoute):
-        return set()
+        return {}
     parameters = get_flat_params(route.dependant)
-    return {one.alias for one in parameters if getattr(one.field_info, "in_", None) == ParamTypes.query}
+    return {
+        one.alias: get_origin(one.field_info.annotation) is list
+        for one in parameters
+        if getattr(one.field_info, "in_", None) == ParamTypes.query
+    }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -40,6 +41,14 @@ def page(session: Session, job_id: UUID, *, after: int | None, limit: int) -> Se
     if after is not None:
         query = query.where(MetaIteration.iteration > after)
     return session.scalars(query).all()
+
+
+def columns(session: Session, job_id: UUID, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some columns of all meta-iterations, in order: `iteration`, int64, and each of the names, float64."""
+    wanted = [MetaIteration.iteration, *(getattr(MetaIteration, name) for name in names)]
+    rows = session.execute(select(*wanted).where(MetaIteration.job_id == job_id).order_by(MetaIteration.iteration))
+    table = np.array([tuple(row) for row in rows], np.float64).reshape(-1, len(wanted))
+    return {"iteration": table[:, 0].astype(np.int64)} | {name: table[:, at] for at, name in enumerate(names, 1)}
 
 
 def get(session: Session, job_id: UUID, iteration: int) -> MetaIteration | None:

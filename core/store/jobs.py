@@ -109,15 +109,18 @@ def page(
     *,
     state: State | None = None,
     preset: str | None = None,
+    search: str | None = None,
     after: str | None = None,
     limit: int = 20,
 ) -> Page:
-    """Jobs of the project, newest first, from the cursor `after` on."""
+    """Jobs of the project, newest first, from the cursor `after` on; those whose name holds `search`, if given."""
     query = select(Job).options(*_LISTED).where(Job.project_id == project_id)
     if state is not None:
         query = query.where(Job.state == state)
     if preset is not None:
         query = query.where(Job.preset == preset)
+    if search is not None:
+        query = query.where(Job.name.icontains(search, autoescape=True))
     if after is not None:
         query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*_place(after)))
     query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)

@@ -1,0 +1,222 @@
+"""The pages: lists, a job, jobs beside each other, a new job, data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from sqlalchemy.orm import Session
+
+from api.dashboard import curves
+from api.dashboard.rendering import page
+from api.dashboard.session import VisitorDep
+from api.deps import SessionDep
+from api.errors import status_of
+from api.parameters import Absent
+from api.schemas.jobs import JobRead, JobRequest
+from core import presets
+from core.errors import CoreError
+from core.spec import JobSpec
+from core.store import datasets, events, jobs, learned, quotas, webhooks
+from core.store.errors import NothingLearned, Pruned, UnknownIteration
+from core.store.events import Kind
+from core.store.keys import Scope
+from core.store.models import Job, State
+
+_ROWS, _EVENTS, _COMPARED = 25, 100, 8
+_FIELDS = 400
+
+
+class _Page(APIRoute):
+    """A route for people: what is wrong is told on a page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, around which errors become pages."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except CoreError as error:
+                status = status_of(error)
+                if status is None:
+                    raise
+                return page(request, "missing.html", status=status, detail=str(error))
+            except RequestValidationError:
+                return page(request, "missing.html", status=404, detail=f"Nothing is at {request.url}.")
+
+        return handled
+
+
+router = APIRouter(include_in_schema=False, route_class=_Page)
+
+
+@router.get("/")
+def all_jobs(
+    request: Request,
+    visitor: VisitorDep,
+    session: SessionDep,
+    state: Literal["", "queued", "running", "paused", "succeeded", "failed", "cancelled"] = "",
+    search: Annotated[str, Query(max_length=200)] = "",
+    after: str | Absent = None,
+    part: Annotated[str, Query(pattern="^(rows)?$")] = "",
+) -> HTMLResponse:
+    """Jobs, newest first; `part` is the list alone."""
+    found = jobs.page(
+        session,
+        visitor.project_id,
+        state=State(state) if state else None,
+        search=search.strip() or None,
+        after=after,
+        limit=_ROWS,
+    )
+    return page(
+        request,
+        "rows.html" if part else "jobs.html",
+        jobs=found.jobs,
+        next=found.next,
+        state=state,
+        states=list(State),
+        search=search,
+        after=after,
+        used=None if part else quotas.used(session, visitor.project_id),
+        may_write=visitor.may(Scope.WRITE),
+    )
+
+
+@router.get("/jobs/{job_id:uuid}")
+def one_job(
+    request: Request,
+    visitor: VisitorDep,
+    session: SessionDep,
+    job_id: UUID,
+    part: Annotated[str, Query(pattern="^(facts)?$")] = "",
+) -> HTMLResponse:
+    """A job; `part` is what changes while it runs."""
+    job = jobs.get(session, visitor.project_id, job_id)
+    read = JobRead.read(job, webhooks.of(session, job.id))
+    context: dict[str, Any] = {"job": read, "last_event": job.last_event, "may_write": visitor.may(Scope.WRITE)}
+    if part:
+        return page(request, "facts.html", **context)
+    spec = json.dumps(JobSpec.model_validate(job.spec).model_dump(mode="json", exclude_unset=True), indent=2)
+    first = max(0, job.last_event - _EVENTS)
+    return page(
+        request,
+        "job.html",
+        **context,
+        spec=spec,
+        events=list(reversed(events.page(session, job.id, after=first, limit=_EVENTS))),
+        schedules=curves.schedules(job),
+        kept=learned.kept_iterations(session, job.id),
+        kinds=" ".join(Kind),
+        url=str(request.base_url).rstrip("/"),
+    )
+
+
+@router.get("/jobs/{job_id:uuid}/curves")
+def job_curves(
+    visitor: VisitorDep,
+    session: SessionDep,
+    job_id: UUID,
+    points: Annotated[int, Query(ge=10, le=4000)] = 600,
+) -> JSONResponse:
+    """Losses and norms over meta-iterations, thinned out so that what stands out stays."""
+    job = jobs.get(session, visitor.project_id, job_id)
+    return JSONResponse(curves.over_iterations(session, job, points))
+
+
+@router.get("/jobs/{job_id:uuid}/schedules/{name}")
+def job_schedule(
+    visitor: VisitorDep,
+    session: SessionDep,
+    job_id: UUID,
+    name: str,
+    iteration: Annotated[int, Query(ge=0, lt=2**31)],
+    points: Annotated[int, Query(ge=10, le=4000)] = 600,
+) -> JSONResponse:
+    """One learned schedule after so many updates, thinned out, a line for each group."""
+    job = jobs.get(session, visitor.project_id, job_id)
+    try:
+        found = curves.schedule(session, job, name, iteration, points)
+    except (NothingLearned, Pruned, UnknownIteration, KeyError):
+        found = None
+    return JSONResponse({"detail": "not kept"}, status_code=404) if found is None else JSONResponse(found)
+
+
+@router.get("/compare")
+def compare(
+    request: Request,
+    visitor: VisitorDep,
+    session: SessionDep,
+    job: Annotated[list[UUID], Query(max_length=_COMPARED)] = [],  # noqa: B006 - FastAPI copies it
+) -> HTMLResponse:
+    """Jobs beside each other: their losses, and the fields in which they differ."""
+    found = [jobs.get(session, visitor.project_id, one) for one in dict.fromkeys(job)]
+    read = [JobRead.read(one, None) for one in found]
+    return page(request, "compare.html", jobs=read, differences=_differences(found))
+
+
+@router.get("/new")
+def new_job(
+    request: Request,
+    visitor: VisitorDep,
+    session: SessionDep,
+    preset: str = "digits-schedules",
+    copy: UUID | None = None,
+) -> HTMLResponse:
+    """A form for a job, filled in from a preset or another job."""
+    spec = _start(session, visitor.project_id, preset, copy)
+    return page(
+        request,
+        "new.html",
+        preset=preset,
+        presets=presets.names(),
+        copied=copy,
+        spec=spec.model_dump(mode="json", exclude_none=True),
+        may_write=visitor.may(Scope.WRITE),
+    )
+
+
+@router.get("/new/schema")
+def schema(visitor: VisitorDep) -> JSONResponse:
+    """What the form is made of: the JSON Schema of a new job."""
+    return JSONResponse(JobRequest.model_json_schema(), headers={"Cache-Control": "private, max-age=60"})
+
+
+@router.get("/data")
+def all_data(
+    request: Request, visitor: VisitorDep, session: SessionDep, after: str | Absent = None
+) -> HTMLResponse:
+    """Uploaded data sets, newest first, and a form to send one."""
+    found = datasets.page(session, visitor.project_id, after=after, limit=_ROWS)
+    return page(request, "data.html", found=found, may_write=visitor.may(Scope.WRITE))
+
+
+def _start(session: Session, project: UUID, preset: str, copy: UUID | None) -> JobSpec:
+    if copy is not None:
+        return JobSpec.model_validate(jobs.get(session, project, copy).spec)
+    return presets.get(preset)
+
+
+def _differences(found: list[Job]) -> list[tuple[str, list[str]]]:
+    """Fields of the specifications that are not the same in all jobs, with their values."""
+    flat = [_flat(job.spec) for job in found]
+    names = list(dict.fromkeys(name for one in flat for name in one))
+    rows = [(name, [one.get(name, "") for one in flat]) for name in names]
+    return [row for row in rows if len(set(row[1])) > 1][:_FIELDS]
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        return {
+            name: text
+            for key, one in value.items()
+            for name, text in _flat(one, f"{path}.{key}" if path else key).items()
+        }
+    return {path: json.dumps(value, ensure_ascii=False)}

@@ -1,0 +1,93 @@
+"""Signing in: the browser keeps an API key where no script can read it, and sends it to this server alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote, urlsplit
+
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from api.dashboard.rendering import page
+from api.deps import COOKIE, SessionDep, caller_of
+from api.errors import RateLimited, Unauthorized
+from core.store.keys import Caller, Scope
+
+router = APIRouter(include_in_schema=False)
+
+_DAYS = 30
+_KEY_CHARACTERS = 200
+
+
+class SignInNeeded(Exception):  # noqa: N818 - named for what happened
+    """A page was asked for without a key that may look at it."""
+
+
+def _visitor(request: Request, session: SessionDep) -> Caller:
+    try:
+        caller = caller_of(request, session, request.cookies.get(COOKIE, ""))
+    except Unauthorized:
+        raise SignInNeeded from None
+    if not caller.may(Scope.READ):
+        raise SignInNeeded
+    return caller
+
+
+VisitorDep = Annotated[Caller, Depends(_visitor)]
+
+
+def to_sign_in(request: Request, error: Exception) -> Response:
+    """Where a page sends who is not signed in; they come back to it afterwards."""
+    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    after = "" if wanted == "/" or request.method != "GET" else f"?next={quote(wanted)}"
+    return RedirectResponse(f"/login{after}", status_code=303)
+
+
+@router.get("/login")
+def login(request: Request, next: str = "/") -> HTMLResponse:
+    """Ask for a key."""
+    return page(request, "login.html", next=_ours(next))
+
+
+@router.post("/login")
+def sign_in(
+    request: Request,
+    session: SessionDep,
+    key: Annotated[str, Form(max_length=_KEY_CHARACTERS)] = "",
+    next: Annotated[str, Form(max_length=2000)] = "/",
+) -> Response:
+    """Keep the key in a cookie, if it is one of ours that may look."""
+    key = key.strip()
+    try:
+        may = caller_of(request, session, key).may(Scope.READ)
+    except Unauthorized:
+        return page(request, "login.html", status=401, next=_ours(next), wrong="This is no key of this server.")
+    except RateLimited as error:
+        return page(request, "login.html", status=429, next=_ours(next), wrong=str(error))
+    if not may:
+        return page(request, "login.html", status=403, next=_ours(next), wrong="This key may not read.")
+    answer = RedirectResponse(_ours(next), status_code=303)
+    answer.set_cookie(
+        COOKIE,
+        key,
+        max_age=_DAYS * 86_400,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+@router.post("/logout")
+def sign_out() -> Response:
+    """Forget the key."""
+    answer = RedirectResponse("/login", status_code=303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+def _ours(where: str) -> str:
+    """A path on this server; anything else is the front page."""
+    parts = urlsplit(where)
+    local = where.startswith("/") and not where.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
+    return where if local and where.isprintable() else "/"

@@ -1,0 +1,125 @@
+"""The dashboard without a browser: who may see it, what another site cannot do, how curves are thinned."""
+
+from uuid import UUID
+
+import httpx
+import numpy as np
+import pytest
+
+from api.dashboard.curves import thinned
+from api.dashboard.session import _ours
+from tests.api.problems import assert_problem
+from tests.api.test_jobs import work
+from tests.builders import document
+
+PAGES = ["/", "/new", "/new/schema", "/data", "/compare"]
+
+
+@pytest.fixture
+def visitor(client, key):
+    """A browser that has signed in, as far as cookies go."""
+    with httpx.Client(base_url=client.base_url) as visitor:
+        answer = visitor.post("/login", data={"key": key, "next": "/new"})
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/new")
+        yield visitor
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/jobs/00000000-0000-0000-0000-000000000000"])
+def test_a_stranger_sees_no_page(client, path):
+    for cookies in ({}, {"retrograd_key": "rg_wrong"}):
+        with httpx.Client(base_url=client.base_url, cookies=cookies) as stranger:
+            answer = stranger.get(path)
+        assert answer.status_code == 303
+        assert answer.headers["Location"].startswith("/login")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_run_nothing_of_others(visitor, path):
+    answer = visitor.get(path)
+    assert answer.status_code == 200
+    if answer.headers["Content-Type"].startswith("text/html"):
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert "<script>" not in answer.text
+        assert "no-store" in answer.headers["Cache-Control"]
+
+
+def test_the_cookie_is_for_this_server_and_no_script(client, key):
+    with httpx.Client(base_url=client.base_url) as visitor:
+        kept = visitor.post("/login", data={"key": key}).headers["Set-Cookie"]
+        assert "HttpOnly" in kept
+        assert "SameSite=strict" in kept
+        gone = visitor.post("/logout").headers["Set-Cookie"]
+        assert 'retrograd_key=""' in gone
+        assert visitor.get("/").status_code == 303
+
+
+def test_another_site_can_do_nothing_in_a_readers_name(visitor, client):
+    """It can have the browser send the cookie, but no header of ours."""
+    forged = visitor.post("/v1/jobs", json=document())
+    assert_problem(forged, 401, "unauthorized")
+    assert visitor.post("/v1/jobs", json=document(), headers={"X-Retrograd-Page": "1"}).status_code == 202
+    assert len(visitor.get("/v1/jobs").json()["data"]) == 1
+    assert_problem(visitor.delete("/v1/jobs/00000000-0000-0000-0000-000000000000"), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "where", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "evil", "/a\nb"]
+)
+def test_signing_in_leads_to_no_other_site(where):
+    assert _ours(where) == "/"
+    assert _ours("/jobs/1?part=facts") == "/jobs/1?part=facts"
+
+
+def test_a_wrong_key_is_told_and_counted(client):
+    with httpx.Client(base_url=client.base_url) as stranger:
+        answer = stranger.post("/login", data={"key": "rg_wrong"})
+        assert answer.status_code == 401
+        assert "no key of this server" in answer.text
+        assert "Set-Cookie" not in answer.headers
+
+
+def test_a_page_of_another_project_is_not_there(client, stranger):
+    job = client.post("/v1/jobs", json=document()).json()["id"]
+    key = stranger.headers["Authorization"].removeprefix("Bearer ")
+    with httpx.Client(base_url=client.base_url, cookies={"retrograd_key": key}) as other:
+        for path in ("", "/curves", "/schedules/step_size?iteration=0"):
+            answer = other.get(f"/jobs/{job}{path}")
+            assert answer.status_code == 404
+            assert "no job" in answer.text
+
+
+def test_names_are_text_wherever_they_stand(visitor, client):
+    name = "<img src=x onerror=alert(1)>'\"</textarea><script>"
+    job = client.post("/v1/jobs", json=document({"name": name})).json()["id"]
+    for path in ("/", f"/jobs/{job}", f"/compare?job={job}", f"/new?copy={job}", "/?search=<img"):
+        text = visitor.get(path).text
+        assert "<img" not in text.replace('<img src="/static/icon.svg"', "")
+        assert "<script>" not in text
+
+
+def test_curves_and_schedules_are_numbers(visitor, client, sessions):
+    job = client.post("/v1/jobs", json=document()).json()
+    work(sessions, job, iterations=2)
+    found = visitor.get(f"/jobs/{job['id']}/curves").json()
+    assert found["iteration"] == [0, 1]
+    assert found["outer_loss"] == [3.0, None]
+    shown = visitor.get(f"/jobs/{job['id']}/schedules/step_size?iteration=0").json()
+    assert len(shown["step"]) == len(shown["lines"][0]) == 10
+    assert visitor.get(f"/jobs/{job['id']}/schedules/step_size?iteration=9").status_code == 404
+    assert visitor.get(f"/jobs/{job['id']}/schedules/l2?iteration=0").status_code == 404
+
+
+def test_an_unknown_page_is_a_page(visitor):
+    answer = visitor.get("/jobs/00000000-0000-0000-0000-000000000000")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert UUID(int=0).hex[:8] in answer.text
+
+
+def test_thinning_keeps_every_peak():
+    values = np.zeros(10_000)
+    values[[17, 5003, 9998]] = [1.0, -2.0, np.nan]
+    kept = thinned([values, -values], 400)
+    assert len(kept) <= 402
+    assert {0, 17, 5003, 9999} <= set(kept.tolist())
+    assert (np.diff(kept) > 0).all()
+    assert thinned([values[:5]], 400).tolist() == [0, 1, 2, 3, 4]

@@ -1,0 +1,225 @@
+"""Every page and what can be done on it, in a real browser. What a worker does is done here through the store."""
+
+import json
+from uuid import UUID
+
+import pytest
+
+from core.store import leases
+from tests.api.test_jobs import work
+from tests.builders import claim, document
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def job(client):
+    return client.post("/v1/jobs", json=document({"name": "first of all"})).json()
+
+
+def test_a_stranger_is_sent_to_sign_in_and_comes_back(page, client, key, job):
+    page.goto(f"/jobs/{job['id']}")
+    assert "/login" in page.url
+    page.get_by_label("API key").fill("rg_wrong")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("no key of this server").wait_for()
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="first of all").wait_for()
+    (cookie,) = page.context.cookies()
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+    page.get_by_role("button", name="Sign out").click()
+    page.goto("/")
+    assert "/login" in page.url
+
+
+def test_without_jobs_the_list_says_how_to_make_one(signed_in):
+    signed_in.get_by_role("heading", name="No jobs yet").wait_for()
+    signed_in.get_by_role("link", name="learn 1608 hyperparameters").click()
+    signed_in.get_by_role("heading", name="New job").wait_for()
+
+
+def test_jobs_are_found_by_name_and_state(signed_in, client):
+    for name in ("alpha", "beta 100%", "gamma_1"):
+        client.post("/v1/jobs", json=document({"name": name}))
+    signed_in.goto("/")
+    signed_in.get_by_role("searchbox").fill("100%")
+    signed_in.get_by_role("button", name="Show").click()
+    assert signed_in.get_by_role("row").count() == 2
+    signed_in.get_by_role("link", name="beta 100%").wait_for()
+    signed_in.goto("/?state=succeeded")
+    signed_in.get_by_text("No job is like that").wait_for()
+
+
+def test_the_list_lives(signed_in, client):
+    signed_in.goto("/")
+    client.post("/v1/jobs", json=document({"name": "made meanwhile"}))
+    signed_in.get_by_role("link", name="made meanwhile").wait_for(timeout=10_000)
+
+
+def test_a_job_is_followed_as_it_learns(signed_in, client, sessions, job):
+    signed_in.goto(f"/jobs/{job['id']}")
+    facts = signed_in.locator("#facts")
+    facts.get_by_text("queued", exact=True).wait_for()
+    work(sessions, job, iterations=2, finish=False)
+    facts.get_by_text("running", exact=True).wait_for()
+    facts.get_by_text("2 of 4 meta-iterations").wait_for()
+    signed_in.locator("#log").get_by_text("iteration").first.wait_for()
+    signed_in.locator("#losses canvas").wait_for()
+
+
+def test_a_lost_connection_is_told_and_made_again(signed_in, client, sessions, job):
+    signed_in.goto(f"/jobs/{job['id']}")
+    signed_in.locator("#facts").get_by_text("queued", exact=True).wait_for()
+    signed_in.context.set_offline(True)
+    signed_in.locator("#lost").wait_for(state="visible", timeout=30_000)
+    work(sessions, job, iterations=1, finish=False)
+    signed_in.context.set_offline(False)
+    signed_in.locator("#lost").wait_for(state="hidden", timeout=30_000)
+    signed_in.locator("#facts").get_by_text("1 of 4 meta-iterations").wait_for()
+
+
+def test_cancel_retry_pause_resume_delete(signed_in, client, job):
+    signed_in.on("dialog", lambda dialog: dialog.accept())
+    signed_in.goto(f"/jobs/{job['id']}")
+    facts = signed_in.locator("#facts")
+    for button, state in (
+        ("Pause", "paused"),
+        ("Resume", "queued"),
+        ("Cancel", "cancelled"),
+        ("Retry", "queued"),
+        ("Cancel", "cancelled"),
+    ):
+        facts.get_by_role("button", name=button).click()
+        facts.get_by_text(state, exact=True).wait_for()
+        assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == state
+    facts.get_by_role("button", name="Delete").click()
+    signed_in.wait_for_url("**/")
+    assert client.get(f"/v1/jobs/{job['id']}").status_code == 404
+
+
+def test_a_failed_job_says_why(signed_in, client, sessions, job):
+    lease = claim(sessions, UUID(job["id"]))
+    with sessions.begin() as session:
+        leases.fail(session, lease, "diverged", "training diverged at step 3; lower the step size", {"step": 3})
+    signed_in.goto(f"/jobs/{job['id']}")
+    signed_in.get_by_role("alert").get_by_text("diverged").first.wait_for()
+
+
+def test_a_schedule_is_scrubbed_through_its_meta_iterations(signed_in, client, sessions, job):
+    work(sessions, job, iterations=2)
+    signed_in.goto(f"/jobs/{job['id']}")
+    section = signed_in.locator("section", has=signed_in.get_by_role("heading", name="step size"))
+    section.locator("canvas").wait_for()
+    slider = section.get_by_role("slider")
+    slider.fill("0")
+    section.get_by_text("After 0 updates").wait_for()
+
+
+def test_what_was_learned_is_downloaded(signed_in, client, sessions, job):
+    work(sessions, job)
+    signed_in.goto(f"/jobs/{job['id']}")
+    with signed_in.expect_download() as waited:
+        signed_in.get_by_role("link", name="Values as JSON").click()
+    saved = json.loads(waited.value.path().read_text())
+    assert saved["job_id"] == job["id"]
+
+
+def test_jobs_are_compared(signed_in, client, sessions):
+    for name, size in (("small step", 0.04), ("large step", 0.2)):
+        made = client.post("/v1/jobs", json=document({"name": name, "meta.step_size": size})).json()
+        work(sessions, made)
+    signed_in.goto("/")
+    for box in signed_in.get_by_role("checkbox").all():
+        box.check()
+    signed_in.get_by_role("button", name="Compare chosen").click()
+    signed_in.get_by_role("cell", name="meta.step_size").or_(
+        signed_in.get_by_role("rowheader", name="meta.step_size")
+    ).wait_for()
+    signed_in.locator("canvas").wait_for()
+
+
+def test_a_job_is_made_by_the_form(signed_in, client, sessions):
+    signed_in.goto("/new?preset=digits-schedules")
+    field = signed_in.get_by_label("num iterations").first
+    field.fill("7")
+    field.press("Tab")
+    assert json.loads(signed_in.locator("#json").input_value())["meta"]["num_iterations"] == 7
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    (made,) = client.get("/v1/jobs").json()["data"]
+    assert made["progress"]["of"] == 7
+
+
+def test_a_mistake_is_told_at_its_field(signed_in):
+    signed_in.goto("/new?preset=digits-schedules")
+    field = signed_in.get_by_label("num iterations").first
+    field.fill("-1")
+    field.press("Tab")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("meta.num_iterations").wait_for()
+    assert "mistaken" in field.get_attribute("class")
+
+
+def test_data_are_sent_and_looked_at(signed_in, tmp_path):
+    (tmp_path / "prices.csv").write_text(
+        "size,town,price\n" + "".join(f"{n},{'ab'[n % 2]},{n * 2.5}\n" for n in range(20))
+    )
+    signed_in.goto("/data")
+    signed_in.get_by_label("Name").fill("prices")
+    signed_in.get_by_label("File").set_input_files(tmp_path / "prices.csv")
+    signed_in.get_by_label("Target column").fill("price")
+    signed_in.get_by_label("Categorical columns").fill("town")
+    signed_in.get_by_role("button", name="Upload").click()
+    signed_in.locator("#preview table, #mistakes:not([hidden])").first.wait_for(timeout=60_000)
+    assert signed_in.locator("#mistakes").text_content() == ""
+    signed_in.locator("#preview").get_by_text("town").first.wait_for()
+    signed_in.goto("/data")
+    signed_in.get_by_role("button", name="Look").click()
+    signed_in.locator("#look").get_by_role("heading", name="Columns").wait_for()
+
+
+def test_a_page_of_another_project_is_not_there(page, stranger, job):
+    key = stranger.headers["Authorization"].removeprefix("Bearer ")
+    page.goto("/login")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/")
+    page.goto(f"/jobs/{job['id']}")
+    page.get_by_role("heading", name="Not here").wait_for()
+
+
+PAGES = [
+    "/login",
+    "/",
+    "/jobs/{job}",
+    "/compare?job={job}",
+    "/new",
+    "/data",
+    "/jobs/00000000-0000-0000-0000-000000000000",
+]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, client, key, sessions, job, scheme, axe):
+    work(sessions, job)
+    context = browser.new_context(base_url=str(client.base_url), color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto("/login")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/")
+    found = {}
+    for path in PAGES:
+        page.goto(path.format(job=job["id"]))
+        page.wait_for_load_state("networkidle")
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run()")["violations"]
+        found[path] = [
+            (one["id"], [node["html"][:120] for node in one["nodes"]][:3])
+            for one in violations
+            if one["impact"] in ("serious", "critical")
+        ]
+    context.close()
+    assert not any(found.values()), found
