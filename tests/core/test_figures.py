@@ -138,6 +138,7 @@ def test_every_figure_is_drawn_by_some_job():
     assert set().union(*(expected for _, expected in JOBS.values())) == set(figures.FIGURES)
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes():
     data = results_of(JOBS["example weights"][0])
     for form in ("png", "svg"):

@@ -47,6 +47,7 @@ ALL_KINDS = {
                 "l2": {"learn": True, "per": [], "initial": 0.01},
             },
             id="one each",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"step_size": {"learn": True, "per": ["step"], "initial": 0.3, "transform": "identity"}},

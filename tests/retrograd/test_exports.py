@@ -103,7 +103,8 @@ def trained_with_optax(exported):
     return float(loss(params, exported.data.inputs, exported.data.labels))
 
 
-ALL = ["sgd", "heavy_ball", "nesterov", "rmsprop", "adam", "adamw"]
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in ("heavy_ball", "nesterov", "rmsprop", "adam")]
+ALL = ["sgd", "adamw", *LATER]
 DECAYS = {
     "sgd": {"momentum": PER_STEP},
     "rmsprop": {"decay": PER_STEP, "epsilon": {"initial": 1e-3}},
@@ -122,7 +123,9 @@ def test_training_with_optax_ends_where_the_job_does(optimizer, tmp_path):
     assert trained_with_optax(exported) == pytest.approx(exported.losses.train, rel=1e-8)
 
 
-@pytest.mark.parametrize("axes", [(), ("group",), ("unit",)])
+@pytest.mark.parametrize(
+    "axes", [("unit",), *(pytest.param(axes, marks=pytest.mark.slow) for axes in ((), ("group",)))]
+)
 def test_penalties_of_every_granularity_are_the_jobs(axes, tmp_path):
     exported = Exported(spec_of(l2=axes), "optax", tmp_path)
     assert trained_with_optax(exported) == pytest.approx(exported.losses.train, rel=1e-8)

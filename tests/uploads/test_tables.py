@@ -398,7 +398,7 @@ def fuzzed(kind, first, last):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_hundreds_of_tables_changed_at_random_are_refused_or_read_rightly(kind):
     found = fuzzed(kind, 0, 300)
     assert set(found["ends"]) == {"read", "refused"}, found

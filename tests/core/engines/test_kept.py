@@ -56,7 +56,7 @@ CASES = {
 
 @pytest.fixture(
     params=[
-        pytest.param(case, id=name, marks=[] if name in ("one run", "units that change") else pytest.mark.slow)
+        pytest.param(case, id=name, marks=[] if name == "one run" else pytest.mark.slow)
         for name, case in CASES.items()
     ]
 )

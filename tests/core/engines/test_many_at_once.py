@@ -29,9 +29,8 @@ def test_an_average_has_the_bits_of_one_by_one(dtype):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-11)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-11)])
 def test_side_by_side_is_exact_and_differs_in_rounding_alone(dtype, tolerance):
     problem, hyper = make_problem(dtype), make_hyper()
     together = run(problem, hyper, reversible(side_by_side=3), key=KEYS)
@@ -101,7 +100,9 @@ def test_over_four_devices_it_has_the_bits_of_one_by_one(run_python):
     assert output.splitlines() == [f"{count} runs, same bits: True" for count in (4, 6, 8)]
 
 
-@pytest.mark.parametrize("checkpoints", [1, 2, 7, STEPS, 10 * STEPS])
+@pytest.mark.parametrize(
+    "checkpoints", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, STEPS, 10 * STEPS))]
+)
 def test_checkpoints_between_change_nothing_but_rounding(checkpoints):
     problem, hyper = make_problem(), make_hyper()
     whole, parts = run(problem, hyper), run(problem, hyper, hybrid(checkpoints=checkpoints))
