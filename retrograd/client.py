@@ -128,9 +128,11 @@ class Client:
             "POST", "/v1/jobs", json=_document(spec), params={"dry_run": "true"}, timeout=_PLAN_SECONDS
         )
 
-    def jobs(self, limit: int = 20) -> list[Json]:
-        """The newest jobs of this key's project."""
-        return list(self._json("GET", "/v1/jobs", params={"limit": limit})["data"])
+    def jobs(self, limit: int = 20, *, state: str | None = None, search: str | None = None) -> list[Json]:
+        """The newest jobs of this key's project: those of a state, and those whose name holds `search`, if given."""
+        asked = {"limit": limit, "state": state, "search": search}
+        params = {name: value for name, value in asked.items() if value is not None}
+        return list(self._json("GET", "/v1/jobs", params=params)["data"])
 
     def job(self, job_id: str) -> Json:
         """State, progress, losses, error."""
@@ -168,6 +170,14 @@ class Client:
                 failures, lost = failures + 1, error
             time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
         raise self._unreachable(lost) from lost
+
+    def past_events(self, job_id: str) -> Iterator[Json]:
+        """What has happened to a job so far, in order."""
+        after: int | None = 0
+        while after is not None:
+            page = self._json("GET", _job(job_id, "events"), params={"after": after})
+            yield from page["data"]
+            after = page["next"]
 
     def cancel(self, job_id: str) -> Json:
         """Ask a job to end; what it has learned stays."""

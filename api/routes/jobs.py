@@ -136,11 +136,15 @@ def list_jobs(
     session: SessionDep,
     state: State | Absent = None,
     preset: Preset = None,
+    search: Annotated[
+        Annotated[str, Field(min_length=1, max_length=200)] | Absent,
+        Query(description="those whose name holds this, in whatever case"),
+    ] = None,
     after: Annotated[str | Absent, Query(description="`next` of the page before")] = None,
     limit: Limit = 20,
 ) -> JobPage:
     """One page of the project's jobs."""
-    page = jobs.page(session, project, state=state, preset=preset, after=after, limit=limit)
+    page = jobs.page(session, project, state=state, preset=preset, search=search, after=after, limit=limit)
     return JobPage(data=[JobSummary.of(job) for job in page.jobs], next=page.next)
 
 

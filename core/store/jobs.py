@@ -120,6 +120,8 @@ def page(
     if preset is not None:
         query = query.where(Job.preset == preset)
     if search is not None:
+        if "\0" in search:
+            return Page([], None)  # no text of Postgres holds one
         query = query.where(Job.name.icontains(search, autoescape=True))
     if after is not None:
         query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*_place(after)))

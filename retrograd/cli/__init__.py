@@ -9,7 +9,7 @@ from retrograd.cli.app import app
 from retrograd.cli.console import complain
 from retrograd.cli.datasets import datasets
 from retrograd.cli.doctor import doctor
-from retrograd.cli.jobs import cancel, kinds, pause, presets, resume, status, submit, watch
+from retrograd.cli.jobs import cancel, kinds, logs, ls, pause, presets, resume, retry, show, status, submit, watch
 from retrograd.cli.keys import keys
 from retrograd.cli.programs import programs
 from retrograd.cli.results import download, export_schedule, figures
@@ -19,14 +19,18 @@ for command in (
     demo,
     up,
     submit,
+    ls,
+    show,
     status,
     watch,
+    logs,
     download,
     export_schedule,
     figures,
     pause,
     resume,
     cancel,
+    retry,
     presets,
     kinds,
     doctor,

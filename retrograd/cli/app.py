@@ -14,7 +14,6 @@ app = typer.Typer(
     name="retrograd",
     help="Learn hyperparameters by exact gradient descent through whole training runs.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from retrograd.cli.console import complain, err, interruptible, out, print_json,
 from retrograd.cli.overrides import override
 from retrograd.cli.progress import follow
 from retrograd.cli.render import (
+    event_line,
     failure,
     job_details,
     jobs_table,
@@ -23,6 +26,17 @@ from retrograd.cli.render import (
     presets_table,
 )
 from retrograd.client import Client
+
+
+class State(StrEnum):
+    """Of a job."""
+
+    queued = "queued"
+    running = "running"
+    paused = "paused"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
 
 
 def submit(
@@ -68,23 +82,58 @@ def submit(
         _exit_with(job)
 
 
+def ls(
+    state: Annotated[State | None, typer.Option(help="Only jobs of this state.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only jobs whose name holds this.")] = None,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many jobs at most.")] = 20,
+    folder: Folder = None,
+) -> None:
+    """List the newest jobs."""
+    with connect(folder) as client:
+        found = client.jobs(limit, state=state, search=search)
+    none = "No jobs yet; `retrograd submit --preset digits-schedules` makes one."
+    if state is not None or search is not None:
+        none = "No job is like that."
+    print_rows(found, jobs_table, none=none, as_json=as_json)
+
+
+def show(job: Job = "latest", as_json: AsJson = False, folder: Folder = None) -> None:
+    """Show all about a job."""
+    with connect(folder) as client:
+        document = client.job(find_job(client, job))
+    if as_json:
+        print_json(document)
+    else:
+        out.print(job_details(document))
+
+
 def status(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all of them without.")] = None,
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many jobs at most.")] = 20,
     folder: Folder = None,
 ) -> None:
-    """Show the newest jobs, or one of them."""
+    """Show the newest jobs, or one of them: `ls` and `show` in one."""
+    if job is None:
+        ls(None, None, as_json, limit, folder)
+    else:
+        show(job, as_json, folder)
+
+
+def logs(
+    job: Job = "latest",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    as_json: AsJson = False,
+    folder: Folder = None,
+) -> None:
+    """Show what happened to a job, in order."""
     with connect(folder) as client:
-        if job is not None:
-            document = client.job(find_job(client, job))
-            if as_json:
-                print_json(document)
-            else:
-                out.print(job_details(document))
-            return
-        none = "No jobs yet; `retrograd submit --preset digits-schedules` makes one."
-        print_rows(client.jobs(limit), jobs_table, none=none, as_json=as_json)
+        job_id = find_job(client, job)
+        events = client.events(job_id) if follow else client.past_events(job_id)
+        with contextlib.suppress(KeyboardInterrupt), interruptible():
+            for event in events:
+                out.print(json.dumps(event) if as_json else event_line(event), markup=not as_json, soft_wrap=True)
 
 
 def watch(job: Job = "latest", folder: Folder = None) -> None:
@@ -116,6 +165,14 @@ def resume(job: Job, folder: Folder = None) -> None:
     with connect(folder) as client:
         job_id = find_job(client, job)
         state = client.resume(job_id)["state"]
+    out.print(f"{job_id} is {state}")
+
+
+def retry(job: Job, folder: Folder = None) -> None:
+    """Queue a job again that failed or was cancelled. It goes on after its last meta-iteration."""
+    with connect(folder) as client:
+        job_id = find_job(client, job)
+        state = client.retry(job_id)["state"]
     out.print(f"{job_id} is {state}")
 
 

@@ -36,6 +36,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def event_line(event: Json) -> str:
+    """When, what, and its particulars."""
+    said = "  ".join(
+        f"{name} {number(one) if isinstance(one, float) else one}" for name, one in event["data"].items()
+    )
+    when = event["created_at"][:19].replace("T", " ")
+    return f"[dim]{when}[/]  {event['kind'].replace('_', ' '):<16}  {escape(said)}".rstrip()
+
+
 def jobs_table(jobs: Iterable[Json]) -> Table:
     """One line a job."""
     table = Table("job", "name", "state", "done", "outer loss", "best", "left", box=None, pad_edge=False)

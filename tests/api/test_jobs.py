@@ -167,6 +167,19 @@ def test_a_failed_job_says_why(client, sessions, job):
     assert problem["state"] == "failed"
 
 
+def test_jobs_are_found_by_what_their_names_hold(client):
+    for name in ("ten %", "TEN _", "eleven", "back\\slash"):
+        client.post("/v1/jobs", json=document({"name": name}))
+
+    def found(search):
+        return [one["name"] for one in client.get("/v1/jobs", params={"search": search}).json()["data"]]
+
+    assert found("ten") == ["TEN _", "ten %"]
+    assert (found("%"), found("_"), found("\\")) == (["ten %"], ["TEN _"], ["back\\slash"])
+    assert found("\0") == found("twelve") == []
+    assert_problem(client.get("/v1/jobs?search="), 422, "invalid_parameter")
+
+
 def test_iterations_come_in_order_and_in_pages(client, sessions, job):
     url = f"/v1/jobs/{job['id']}/iterations"
     assert client.get(url).json() == {"data": [], "next": None}

@@ -29,8 +29,8 @@ def retrograd(tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        *("status", "watch", "download", "export-schedule", "presets", "kinds"),
-        *("submit --preset x", "cancel x", "pause x", "resume x"),
+        *("ls", "show", "logs", "status", "watch", "download", "export-schedule", "presets", "kinds"),
+        *("submit --preset x", "cancel x", "pause x", "resume x", "retry x"),
     ],
 )
 def test_without_a_server_one_paragraph_names_the_remedy(retrograd, command):
@@ -133,6 +133,22 @@ def test_a_job_is_paused_and_resumed_and_planned(retrograd, client, sessions, mo
     refused = retrograd("resume", job_id, **variables)
     assert refused.returncode == 1
     assert "cannot be resumed" in refused.stderr
+
+
+def test_jobs_are_listed_shown_told_of_and_retried(command, client):
+    job_id = client.post("/v1/jobs", json=document({"name": "mine [red]"})).json()["id"]
+    client.post("/v1/jobs", json=document({"name": "other"}))
+    assert command("cancel", job_id).exit_code == 0
+    assert [one["name"] for one in json.loads(command("ls", "--json").output)] == ["other", "mine [red]"]
+    assert "other" not in command("ls", "--search", "MINE").output
+    assert "mine [red]" not in command("ls", "--state", "queued").output
+    assert command("ls", "--search", "none like it").output == "No job is like that.\n"
+    assert "mine [red]" in command("show", job_id[:8]).output
+    told = command("logs", job_id).output.splitlines()
+    assert [line.split()[2] for line in told] == ["created", "cancelled"]
+    events = [json.loads(line) for line in command("logs", job_id, "--follow", "--json").output.splitlines()]
+    assert [one["kind"] for one in events] == ["created", "cancelled"]
+    assert command("retry", job_id).output == f"{job_id} is queued\n"
 
 
 def test_sizes_and_times_are_read_at_a_glance():
