@@ -46,8 +46,10 @@ def shell(folder):
 
 def test_the_command_line(shell, folder):
     shell(block("command line"))
-    (saved,) = [path for path in folder.glob("*.json") if re.fullmatch(r"[0-9a-f-]{36}\.json", path.name)]
-    assert json.loads(saved.read_text())["certificate"]["exact"]
+    saved = json.loads((folder / "learned.json").read_text())
+    assert saved["certificate"]["exact"]
+    (job,) = json.loads(shell("retrograd ls --json"))
+    assert saved["job_id"] == job["id"]
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
