@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.staticfiles import StaticFiles
 
 from api import bootstrap, deps, errors, queries
 from api.checks import Checker
 from api.dashboard import pages, session
-from api.dashboard.rendering import HERE
+from api.dashboard.rendering import HERE, Assets
 from api.last_used import LastUsed
 from api.limits import BodyLimit
 from api.metrics import Metrics, Timed
@@ -66,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Retrograd",
         version="1",
+        docs_url=None,  # from a foreign host by default, whose script would be a reader's
+        redoc_url=None,
         summary="Learns hyperparameters by gradient descent through whole training runs.",
         lifespan=lifespan,
         dependencies=[Depends(queries.check)],
@@ -91,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Timed, requests=app.state.metrics.requests)
     errors.install(app)
     app.add_exception_handler(session.SignInNeeded, session.to_sign_in)
-    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.mount("/static", Assets(directory=HERE / "static"), name="static")
     modules = (
         jobs,
         events,

@@ -27,9 +27,6 @@ from core.store.keys import Caller, Scope
 TURNS = 32
 """Requests with a transaction at the same time; others wait for their turn, holding nothing."""
 
-COOKIE = "retrograd_key"
-"""Of the dashboard: holds an API key, and no script can read it."""
-
 PAGE_HEADER = "X-Retrograd-Page"
 
 _TURN_SECONDS = 10.0
@@ -104,8 +101,22 @@ def _caller(request: Request, session: SessionDep, bearer: BearerDep) -> Caller:
     can set: no other site makes requests in its reader's name.
     """
     if bearer is None and (request.method in _SAFE or PAGE_HEADER in request.headers):
-        return caller_of(request, session, request.cookies.get(COOKIE, ""))
+        return caller_of(request, session, cookie_of(request))
     return caller_of(request, session, bearer.credentials if bearer else "")
+
+
+def cookie_name(request: Request) -> str:
+    """Of the dashboard's cookie, which holds an API key, and which no script can read.
+
+    With the port in it: cookies are of a host, where another server may have pages of its own.
+    """
+    port = request.url.port
+    return "retrograd_key" if port is None else f"retrograd_key_{port}"
+
+
+def cookie_of(request: Request) -> str:
+    """The key that the browser keeps for this server."""
+    return request.cookies.get(cookie_name(request), "")
 
 
 def caller_of(request: Request, session: Session, key: str) -> Caller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -14,17 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core.store import overview
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # anyone may send others, and make series
 _SAID = {
     "queued_jobs": "Jobs that wait for a worker.",
     "running_jobs": "Jobs that a worker has.",
     "stored_bytes": "Bytes of learned values, data sets and programs, as quotas count them.",
-    "device_seconds": "Seconds that jobs have had devices, of all days.",
+    "device_seconds_today": "Seconds that jobs have had devices since midnight UTC.",
     "wake_ups": "Wake-ups that are due and not published; they rise while the broker is away.",
     "oldest_wake_up_seconds": "Age of the oldest of these.",
     "oldest_queued_seconds": "Since the job that waits longest was last woken.",
     "silent_jobs": "Running jobs whose lease has expired; the janitor takes them back.",
     "deliveries": "Webhooks that are due.",
 }
+
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -64,7 +69,8 @@ class _Service(Collector):
         try:
             with self._sessions() as session:
                 found = overview.read(session)._asdict()
-        except Exception:  # whatever keeps it from being read; an alarm needs to know that, and all else
+        except Exception as error:  # whatever keeps it from being read: an alarm needs to know that, and all else
+            log.warning("the overview cannot be read: %s", str(error).partition("\n")[0])
             found = {}
         yield GaugeMetricFamily("retrograd_database_up", "1 if the database answers.", float(bool(found)))
         for name, value in found.items():
@@ -82,13 +88,23 @@ class Timed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, begun = time.perf_counter(), False
+
+        def observe(status: int) -> None:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if route != "none" and scope["method"] in _METHODS else "any"
+            self._requests.labels(method, route, str(status)).observe(time.perf_counter() - began)
 
         async def timed(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "none")
-                labels = (scope["method"] if route != "none" else "any", route, str(message["status"]))
-                self._requests.labels(*labels).observe(time.perf_counter() - began)
+                begun = True
+                observe(message["status"])
             await send(message)
 
-        await self._app(scope, receive, timed)
+        try:
+            await self._app(scope, receive, timed)
+        except Exception:  # answered outside of this: see `errors._unexpected`
+            if not begun:
+                observe(500)
+            raise

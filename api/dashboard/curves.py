@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -19,10 +19,9 @@ _LOSSES = ("outer_loss", "train_loss", "valid_loss", "test_loss", "hypergradient
 def over_iterations(session: Session, job: Job, points: int) -> dict[str, Any]:
     """Losses and hypergradient norms: `iteration`, and a list for each, null where it is no number."""
     columns = iterations.columns(session, job.id, _LOSSES)
-    kept = thinned([columns["outer_loss"], columns["hypergradient_norm"]], points)
-    found: dict[str, Any] = {"iteration": columns["iteration"][kept].tolist()}
-    for name in _LOSSES:
-        found[name] = _listed(columns[name][kept])
+    shown = thinned(columns["iteration"], [columns[name] for name in _LOSSES], points)
+    found: dict[str, Any] = {"iteration": shown.x.tolist()}
+    found |= {name: _listed(line) for name, line in zip(_LOSSES, shown.lines, strict=True)}
     return found | {"of": job.num_iterations, "best": job.best_iteration}
 
 
@@ -34,6 +33,7 @@ def schedules(job: Job) -> list[dict[str, Any]]:
         {
             "name": name,
             "groups": names[:_LINES] if "group" in layout.axes else ["all"],
+            "of": len(names) if "group" in layout.axes else 1,
             "unit": layout.unit,
             "log": layout.transform == "log",
         }
@@ -53,29 +53,49 @@ def schedule(session: Session, job: Job, name: str, iteration: int, points: int)
     layout = layouts[name]
     if layout.axes[:1] != ("step",):
         raise KeyError(name)
-    natural = np.asarray(layout.natural(learned.read(session, job, iteration).values[name]))
+    natural = np.asarray(layout.natural(learned.read(session, job, iteration, [name]).values[name]))
     lines = natural.reshape(len(natural), -1).T[:_LINES]
-    kept = thinned(list(lines), points)
-    return {"step": kept.tolist(), "lines": [_listed(line[kept]) for line in lines]}
+    shown = thinned(np.arange(len(natural)), list(lines), points)
+    return {"step": shown.x.tolist(), "lines": [_listed(line) for line in shown.lines]}
 
 
-def thinned(series: list[np.ndarray], points: int) -> np.ndarray:
-    """Places to show, in order: all, or of each of so many stretches where some series is lowest and highest, so that
-    no peak is lost; and the first and the last.
+class Thinned(NamedTuple):
+    """A picture's columns.
+
+    Attributes:
+        x: places along the axis, in order.
+        lines: for each series, its values there.
     """
-    length = len(series[0])
+
+    x: np.ndarray
+    lines: list[np.ndarray]
+
+
+def thinned(x: np.ndarray, series: Sequence[np.ndarray], points: int) -> Thinned:
+    """At most so many columns: all of them, or of each stretch the lowest and the highest value of every series, in the
+    order in which they come, so that no peak of any is lost. The first and the last column are as they are.
+    """
+    length = len(x)
     if length <= points:
-        return np.arange(length)
-    stretches = max(1, points // (2 * len(series)))
-    edges = np.linspace(0, length, stretches + 1).astype(int)
-    places = {0, length - 1}
-    for values in series:
-        filled = np.where(np.isfinite(values), values, np.nan)
-        for start, end in pairwise(edges):
-            part = filled[start:end]
-            if np.isfinite(part).any():
-                places |= {int(start + np.nanargmin(part)), int(start + np.nanargmax(part))}
-    return np.array(sorted(places))
+        return Thinned(x, list(series))
+    stretches = max(1, (points - 2) // 2)
+    edges = np.linspace(1, length - 1, stretches + 1).astype(int)
+    edges = edges[np.concatenate([[True], np.diff(edges) > 1])]  # two places each
+    starts, ends = edges[:-1], edges[1:]
+    shown = np.concatenate([[0], np.column_stack([starts, ends - 1]).ravel(), [length - 1]])
+    return Thinned(x[shown], [_extremes(line, starts, ends) for line in series])
+
+
+def _extremes(line: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    found = [line[0]]
+    for start, end in zip(starts, ends, strict=True):
+        part = line[start:end]
+        if np.isnan(part).all():
+            found += [np.nan, np.nan]
+            continue
+        lowest, highest = np.nanargmin(part), np.nanargmax(part)
+        found += [part[min(lowest, highest)], part[max(lowest, highest)]]
+    return np.array([*found, line[-1]])
 
 
 def _listed(values: np.ndarray) -> list[float | None]:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
@@ -23,14 +24,16 @@ from api.schemas.jobs import JobRead, JobRequest
 from core import presets
 from core.errors import CoreError
 from core.spec import JobSpec
+from core.spec.problems import DATASET_ID
 from core.store import datasets, events, jobs, learned, quotas, webhooks
 from core.store.errors import NothingLearned, Pruned, UnknownIteration
 from core.store.events import Kind
 from core.store.keys import Scope
-from core.store.models import Job, State
+from core.store.models import Dataset, Job, State
 
 _ROWS, _EVENTS, _COMPARED = 25, 100, 8
 _FIELDS = 400
+_PRIVATE = {"Cache-Control": "private, no-store"}
 
 
 class _Page(APIRoute):
@@ -48,8 +51,14 @@ class _Page(APIRoute):
                 if status is None:
                     raise
                 return page(request, "missing.html", status=status, detail=str(error))
-            except RequestValidationError:
-                return page(request, "missing.html", status=404, detail=f"Nothing is at {request.url}.")
+            except RequestValidationError as error:
+                places = {str(one["loc"][0]) for one in error.errors()}
+                if "path" in places:
+                    return page(request, "missing.html", status=404, detail=f"Nothing is at {request.url.path}.")
+                names = ", ".join(sorted({str(one["loc"][-1]) for one in error.errors()}))
+                return page(
+                    request, "missing.html", status=422, detail=f"The address asks for an impossible {names}."
+                )
 
         return handled
 
@@ -101,7 +110,13 @@ def one_job(
     """A job; `part` is what changes while it runs."""
     job = jobs.get(session, visitor.project_id, job_id)
     read = JobRead.read(job, webhooks.of(session, job.id))
-    context: dict[str, Any] = {"job": read, "last_event": job.last_event, "may_write": visitor.may(Scope.WRITE)}
+    kept: Any = "all" if job.keeps_every_iteration else learned.kept_iterations(session, job.id)
+    context: dict[str, Any] = {
+        "job": read,
+        "last_event": job.last_event,
+        "kept": kept if "initial" in job.losses else [],
+        "may_write": visitor.may(Scope.WRITE),
+    }
     if part:
         return page(request, "facts.html", **context)
     spec = json.dumps(JobSpec.model_validate(job.spec).model_dump(mode="json", exclude_unset=True), indent=2)
@@ -113,7 +128,6 @@ def one_job(
         spec=spec,
         events=list(reversed(events.page(session, job.id, after=first, limit=_EVENTS))),
         schedules=curves.schedules(job),
-        kept=learned.kept_iterations(session, job.id),
         kinds=" ".join(Kind),
         url=str(request.base_url).rstrip("/"),
     )
@@ -128,7 +142,7 @@ def job_curves(
 ) -> JSONResponse:
     """Losses and norms over meta-iterations, thinned out so that what stands out stays."""
     job = jobs.get(session, visitor.project_id, job_id)
-    return JSONResponse(curves.over_iterations(session, job, points))
+    return JSONResponse(curves.over_iterations(session, job, points), headers=_PRIVATE)
 
 
 @router.get("/jobs/{job_id:uuid}/schedules/{name}")
@@ -146,7 +160,9 @@ def job_schedule(
         found = curves.schedule(session, job, name, iteration, points)
     except (NothingLearned, Pruned, UnknownIteration, KeyError):
         found = None
-    return JSONResponse({"detail": "not kept"}, status_code=404) if found is None else JSONResponse(found)
+    if found is None:
+        return JSONResponse({"detail": "not kept"}, status_code=404, headers=_PRIVATE)
+    return JSONResponse(found, headers=_PRIVATE)
 
 
 @router.get("/compare")
@@ -154,12 +170,13 @@ def compare(
     request: Request,
     visitor: VisitorDep,
     session: SessionDep,
-    job: Annotated[list[UUID], Query(max_length=_COMPARED)] = [],  # noqa: B006 - FastAPI copies it
+    job: Annotated[list[UUID], Query(max_length=_ROWS)] = [],  # noqa: B006 - FastAPI copies it
 ) -> HTMLResponse:
     """Jobs beside each other: their losses, and the fields in which they differ."""
-    found = [jobs.get(session, visitor.project_id, one) for one in dict.fromkeys(job)]
+    wanted = list(dict.fromkeys(job))
+    found = [jobs.get(session, visitor.project_id, one) for one in wanted[:_COMPARED]]
     read = [JobRead.read(one, None) for one in found]
-    return page(request, "compare.html", jobs=read, differences=_differences(found))
+    return page(request, "compare.html", jobs=read, differences=_differences(found), left=len(wanted) - len(found))
 
 
 @router.get("/new")
@@ -169,9 +186,12 @@ def new_job(
     session: SessionDep,
     preset: str = "digits-schedules",
     copy: UUID | None = None,
+    dataset: Annotated[str, Query(pattern=DATASET_ID)] | Absent = None,
 ) -> HTMLResponse:
-    """A form for a job, filled in from a preset or another job."""
+    """A form for a job, filled in from a preset, another job, or to be about a data set."""
     spec = _start(session, visitor.project_id, preset, copy)
+    if dataset is not None:
+        spec = _about(datasets.get(session, visitor.project_id, dataset).row)
     return page(
         request,
         "new.html",
@@ -189,6 +209,20 @@ def schema(visitor: VisitorDep) -> JSONResponse:
     return JSONResponse(JobRequest.model_json_schema(), headers={"Cache-Control": "private, max-age=60"})
 
 
+@router.get("/docs")
+def docs() -> HTMLResponse:
+    """The API's own page. It asks for no key: what it says is what `/openapi.json` says."""
+    found = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Retrograd API",
+        swagger_js_url="/static/swagger-ui-bundle.js",
+        swagger_css_url="/static/swagger-ui.css",
+        swagger_favicon_url="/static/icon.svg",
+    )
+    found.headers["Content-Security-Policy"] = "frame-ancestors 'none'"
+    return found
+
+
 @router.get("/data")
 def all_data(
     request: Request, visitor: VisitorDep, session: SessionDep, after: str | Absent = None
@@ -202,6 +236,23 @@ def _start(session: Session, project: UUID, preset: str, copy: UUID | None) -> J
     if copy is not None:
         return JobSpec.model_validate(jobs.get(session, project, copy).spec)
     return presets.get(preset)
+
+
+def _about(data: Dataset) -> JobSpec:
+    """A job that learns from uploaded data: half of them to train on."""
+    info = datasets.described(data)
+    quarter = max(1, info.num_examples // 4)
+    split = {"train": max(1, info.num_examples - 2 * quarter), "valid": quarter, "test": quarter}
+    problem = {
+        "kind": "classifier" if info.num_classes else "regression",
+        "dataset": {"id": data.id, "split": split, "standardise": "features" if info.num_classes else "all"},
+        "model": {"kind": "mlp", "hidden": [32]},
+    }
+    training = {"optimizer": "adam", "num_steps": 100}
+    learned = {"step_size": {"learn": True, "per": ["step", "group"], "initial": 0.01}}
+    return JobSpec.model_validate(
+        {"name": data.name, "problem": problem, "training": training, "hyperparameters": learned}
+    )
 
 
 def _differences(found: list[Job]) -> list[tuple[str, list[str]]]:

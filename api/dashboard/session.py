@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
 
 from api.dashboard.rendering import page
-from api.deps import COOKIE, SessionDep, caller_of
-from api.errors import RateLimited, Unauthorized
+from api.deps import PAGE_HEADER, SessionDep, caller_of, cookie_name, cookie_of
+from api.errors import RateLimited, Unauthorized, problem
 from core.store.keys import Caller, Scope
 
 router = APIRouter(include_in_schema=False)
@@ -23,9 +25,21 @@ class SignInNeeded(Exception):  # noqa: N818 - named for what happened
     """A page was asked for without a key that may look at it."""
 
 
+def _from_here(request: Request) -> None:
+    """Refuse forms of other sites: they could sign a reader in as somebody else, and have their data."""
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+    if site not in ("same-origin", "none") or (
+        origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    ):
+        raise HTTPException(403, "the form was sent by another site, or by a proxy that changes the header Host")
+
+
+HereDep = Depends(_from_here)
+
+
 def _visitor(request: Request, session: SessionDep) -> Caller:
     try:
-        caller = caller_of(request, session, request.cookies.get(COOKIE, ""))
+        caller = caller_of(request, session, cookie_of(request))
     except Unauthorized:
         raise SignInNeeded from None
     if not caller.may(Scope.READ):
@@ -37,7 +51,9 @@ VisitorDep = Annotated[Caller, Depends(_visitor)]
 
 
 def to_sign_in(request: Request, error: Exception) -> Response:
-    """Where a page sends who is not signed in; they come back to it afterwards."""
+    """Where a page sends who is not signed in; they come back to it afterwards. Its scripts go there by themselves."""
+    if PAGE_HEADER in request.headers:
+        return problem(401, Unauthorized.code, "sign in again")
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     after = "" if wanted == "/" or request.method != "GET" else f"?next={quote(wanted)}"
     return RedirectResponse(f"/login{after}", status_code=303)
@@ -49,7 +65,7 @@ def login(request: Request, next: str = "/") -> HTMLResponse:
     return page(request, "login.html", next=_ours(next))
 
 
-@router.post("/login")
+@router.post("/login", dependencies=[HereDep])
 def sign_in(
     request: Request,
     session: SessionDep,
@@ -68,7 +84,7 @@ def sign_in(
         return page(request, "login.html", status=403, next=_ours(next), wrong="This key may not read.")
     answer = RedirectResponse(_ours(next), status_code=303)
     answer.set_cookie(
-        COOKIE,
+        cookie_name(request),
         key,
         max_age=_DAYS * 86_400,
         httponly=True,
@@ -78,16 +94,14 @@ def sign_in(
     return answer
 
 
-@router.post("/logout")
-def sign_out() -> Response:
+@router.post("/logout", dependencies=[HereDep])
+def sign_out(request: Request) -> Response:
     """Forget the key."""
     answer = RedirectResponse("/login", status_code=303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(cookie_name(request), httponly=True, samesite="strict")
     return answer
 
 
 def _ours(where: str) -> str:
     """A path on this server; anything else is the front page."""
-    parts = urlsplit(where)
-    local = where.startswith("/") and not where.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
-    return where if local and where.isprintable() else "/"
+    return where if re.match(r"/(?![/\\])", where) and where.isprintable() else "/"

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
@@ -61,6 +61,9 @@ def draw_figure(
     form: Literal["png", "svg"],
     project: ProjectDep,
     session: SessionDep,
+    version: Annotated[
+        int, Query(ge=0, lt=2**63, description="any number; with another one, caches ask anew")
+    ] = 0,
 ) -> Response:
     """A figure of the job's results so far."""
     from core import figures

@@ -27,8 +27,8 @@ class Learned(NamedTuple):
     values: Values
 
 
-def read(session: Session, job: Job, which: Which) -> Learned:
-    """The job's values after `which` updates.
+def read(session: Session, job: Job, which: Which, names: Sequence[str] | None = None) -> Learned:
+    """The job's values after `which` updates; those of some hyperparameters, if named.
 
     Raises:
         NothingLearned: no meta-iteration has finished, or the initial point is not yet known.
@@ -38,7 +38,7 @@ def read(session: Session, job: Job, which: Which) -> Learned:
     for _ in range(_LOOKS):
         session.refresh(job)
         iteration = _number(job, which)
-        if values := values_at(session, job.id, iteration):
+        if values := values_at(session, job.id, iteration, names):
             return Learned(iteration, values)
         # its worker may have moved on meanwhile, and pruned. It is not kept from that: readers could starve it
     kept = kept_iterations(session, job.id)
@@ -55,14 +55,12 @@ def _number(job: Job, which: Which) -> int:
     return iteration
 
 
-def values_at(session: Session, job_id: UUID, iteration: int) -> Values:
-    """Values by name; none when they were not kept."""
-    rows = session.scalars(
-        select(LearnedValue)
-        .where(LearnedValue.job_id == job_id, LearnedValue.iteration == iteration)
-        .order_by(LearnedValue.name)
-    )
-    return {row.name: decode(row) for row in rows}
+def values_at(session: Session, job_id: UUID, iteration: int, names: Sequence[str] | None = None) -> Values:
+    """Values by name, of some hyperparameters if named; none when they were not kept."""
+    query = select(LearnedValue).where(LearnedValue.job_id == job_id, LearnedValue.iteration == iteration)
+    if names is not None:
+        query = query.where(LearnedValue.name.in_(names))
+    return {row.name: decode(row) for row in session.scalars(query.order_by(LearnedValue.name))}
 
 
 def values_over_time(session: Session, job_id: UUID, names: Sequence[str]) -> dict[int, Values]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -58,14 +59,28 @@ def publish(session: Session, send: Callable[[UUID, str], None]) -> int:
 
 def overdue_queues(session: Session, seconds: float) -> list[str]:
     """Queues with a job that was woken so long ago that its message may be lost."""
-    # one search for each queue, however many jobs wait in it: from each to the next, and its longest waiting job
+    queue, first = _first_of_queues()
+    return list(session.scalars(select(queue).where(first < _long_ago(seconds)).order_by(queue)))
+
+
+def longest_wait(session: Session) -> float:
+    """Seconds since the job that waits longest for a worker was woken; 0 where none does."""
+    _, first = _first_of_queues()
+    found = session.scalar(select(func.extract("epoch", func.statement_timestamp() - func.min(first))))
+    return max(0.0, float(found or 0.0))
+
+
+def _first_of_queues() -> tuple[Any, Any]:
+    """Every queue with waiting jobs, and when the one that waits longest was woken.
+
+    One search for each queue, however many jobs wait in it: from each to the next, and its longest waiting job.
+    """
     queued = select(func.min(Job.queue).label("queue")).where(*_WAITING)
     queues = queued.cte("queues", recursive=True)
     following = queued.where(Job.queue > queues.c.queue).correlate(queues).scalar_subquery()
     queues = queues.union_all(select(following).where(queues.c.queue.is_not(None)))
     first = select(func.min(Job.published_at)).where(*_WAITING, Job.queue == queues.c.queue)
-    overdue = first.correlate(queues).scalar_subquery() < _long_ago(seconds)
-    return list(session.scalars(select(queues.c.queue).where(overdue).order_by(queues.c.queue)))
+    return queues.c.queue, first.correlate(queues).scalar_subquery()
 
 
 def republish(session: Session, queue: str, seconds: float, *, drained: bool) -> int:

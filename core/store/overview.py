@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.orm import Session
 
+from core.store import outbox
 from core.store.models import Delivery, Job, State, Tally, Usage, WakeUp
 
 
@@ -16,7 +17,7 @@ class Overview(NamedTuple):
     queued_jobs: int
     running_jobs: int
     stored_bytes: int
-    device_seconds: float  # of all days
+    device_seconds_today: float
     wake_ups: int  # due, and not published yet
     oldest_wake_up_seconds: float
     oldest_queued_seconds: float  # since the job that waits longest for a worker was last woken
@@ -29,21 +30,22 @@ def read(session: Session) -> Overview:
     now = func.statement_timestamp()
     due = select(func.count(), func.min(WakeUp.created_at)).where(WakeUp.created_at <= now)
     wake_ups, oldest = session.execute(due).one()
-    waiting = select(func.min(Job.published_at)).where(Job.state == State.QUEUED, ~Job.held)
     silent = select(func.count()).where(Job.state == State.RUNNING, Job.lease_expires_at < now)
     deliveries = select(func.count()).where(Delivery.next_attempt_at <= now)
     totals = (Tally.queued_jobs, Tally.running_jobs, Tally.stored_bytes)
     tallies = session.execute(select(*(cast(func.coalesce(func.sum(one), 0), BigInteger) for one in totals))).one()
-    longest, at = session.scalar(waiting), session.scalar(select(now))
+    spent = select(func.coalesce(func.sum(Usage.device_seconds), 0.0))
+    today = spent.where(Usage.day == func.date(func.timezone("UTC", now)))
+    at = session.scalar(select(now))
     assert at is not None  # noqa: S101 - for the type checker
     return Overview(
         queued_jobs=tallies[0],
         running_jobs=tallies[1],
         stored_bytes=tallies[2],
-        device_seconds=session.scalar(select(func.coalesce(func.sum(Usage.device_seconds), 0.0))) or 0.0,
+        device_seconds_today=session.scalar(today) or 0.0,
         wake_ups=wake_ups,
         oldest_wake_up_seconds=0.0 if oldest is None else (at - oldest).total_seconds(),
-        oldest_queued_seconds=0.0 if longest is None else max(0.0, (at - longest).total_seconds()),
+        oldest_queued_seconds=outbox.longest_wait(session),
         silent_jobs=session.scalar(silent) or 0,
         deliveries=session.scalar(deliveries) or 0,
     )

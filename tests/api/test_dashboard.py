@@ -6,13 +6,26 @@ import httpx
 import numpy as np
 import pytest
 
+from api.dashboard import pages
 from api.dashboard.curves import thinned
 from api.dashboard.session import _ours
 from tests.api.problems import assert_problem
 from tests.api.test_jobs import work
 from tests.builders import document
+from tests.uploads import making
 
 PAGES = ["/", "/new", "/new/schema", "/data", "/compare"]
+JOB = "00000000-0000-0000-0000-000000000000"
+
+
+def addresses():
+    """Of every page: a new one that can be seen by anyone fails the tests below."""
+    paths = {route.path for route in pages.router.routes} - {"/docs"}
+    return sorted(path.replace("{job_id:uuid}", JOB).replace("{name}", "step_size") for path in paths)
+
+
+def cookie(client):
+    return f"retrograd_key_{client.base_url.port}"
 
 
 @pytest.fixture
@@ -24,9 +37,9 @@ def visitor(client, key):
         yield visitor
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/jobs/00000000-0000-0000-0000-000000000000"])
+@pytest.mark.parametrize("path", addresses())
 def test_a_stranger_sees_no_page(client, path):
-    for cookies in ({}, {"retrograd_key": "rg_wrong"}):
+    for cookies in ({}, {cookie(client): "rg_wrong"}):
         with httpx.Client(base_url=client.base_url, cookies=cookies) as stranger:
             answer = stranger.get(path)
         assert answer.status_code == 303
@@ -49,7 +62,7 @@ def test_the_cookie_is_for_this_server_and_no_script(client, key):
         assert "HttpOnly" in kept
         assert "SameSite=strict" in kept
         gone = visitor.post("/logout").headers["Set-Cookie"]
-        assert 'retrograd_key=""' in gone
+        assert f'{cookie(client)}=""' in gone
         assert visitor.get("/").status_code == 303
 
 
@@ -63,7 +76,17 @@ def test_another_site_can_do_nothing_in_a_readers_name(visitor, client):
 
 
 @pytest.mark.parametrize(
-    "where", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "evil", "/a\nb"]
+    "where",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+        "evil",
+        "/a\nb",
+        "//[",
+        "",
+    ],
 )
 def test_signing_in_leads_to_no_other_site(where):
     assert _ours(where) == "/"
@@ -81,7 +104,7 @@ def test_a_wrong_key_is_told_and_counted(client):
 def test_a_page_of_another_project_is_not_there(client, stranger):
     job = client.post("/v1/jobs", json=document()).json()["id"]
     key = stranger.headers["Authorization"].removeprefix("Bearer ")
-    with httpx.Client(base_url=client.base_url, cookies={"retrograd_key": key}) as other:
+    with httpx.Client(base_url=client.base_url, cookies={cookie(client): key}) as other:
         for path in ("", "/curves", "/schedules/step_size?iteration=0"):
             answer = other.get(f"/jobs/{job}{path}")
             assert answer.status_code == 404
@@ -115,11 +138,55 @@ def test_an_unknown_page_is_a_page(visitor):
     assert UUID(int=0).hex[:8] in answer.text
 
 
-def test_thinning_keeps_every_peak():
-    values = np.zeros(10_000)
-    values[[17, 5003, 9998]] = [1.0, -2.0, np.nan]
-    kept = thinned([values, -values], 400)
-    assert len(kept) <= 402
-    assert {0, 17, 5003, 9999} <= set(kept.tolist())
-    assert (np.diff(kept) > 0).all()
-    assert thinned([values[:5]], 400).tolist() == [0, 1, 2, 3, 4]
+def test_thinning_keeps_every_peak_of_every_series():
+    x = np.arange(10_000)
+    series = [np.zeros(10_000) for _ in range(5)]
+    peaks = [17, 2001, 5003, 7777, 9990]
+    for line, peak in zip(series, peaks, strict=True):
+        line[peak], line[peak + 1], line[0], line[-1] = 1.0, -2.0, 0.25, 0.75
+    series[0][6000:6100] = np.nan
+    shown = thinned(x, series, 400)
+    assert len(shown.x) <= 400
+    assert (np.diff(shown.x) > 0).all()
+    for line in shown.lines:
+        assert len(line) == len(shown.x)
+        assert (np.nanmax(line), np.nanmin(line)) == (1.0, -2.0)
+        assert (line[0], line[-1]) == (0.25, 0.75)
+    assert np.isnan(shown.lines[0]).any()
+    few = thinned(x[:5], [line[:5] for line in series], 400)
+    assert few.x.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_form_of_another_site_signs_nobody_in_or_out(client, key):
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+        for path in ("/login", "/logout"):
+            with httpx.Client(base_url=client.base_url) as browser:
+                answer = browser.post(path, data={"key": key}, headers=headers)
+            assert answer.status_code == 403
+            assert "Set-Cookie" not in answer.headers
+    with httpx.Client(base_url=client.base_url) as browser:
+        assert (
+            browser.post("/login", data={"key": key}, headers={"Origin": str(client.base_url)}).status_code == 303
+        )
+
+
+def test_a_page_whose_reader_was_signed_out_is_told_so(client):
+    with httpx.Client(base_url=client.base_url) as browser:
+        assert_problem(browser.get("/?part=rows", headers={"X-Retrograd-Page": "1"}), 401, "unauthorized")
+
+
+def test_a_job_about_uploaded_data_is_begun(visitor, client):
+    data = client.post(
+        "/v1/datasets",
+        data={"name": "mine"},
+        files={"file": making.npz(**making.arrays(np.random.default_rng(0)))},
+    )
+    text = visitor.get(f"/new?dataset={data.json()['id']}").text
+    assert data.json()["id"] in text
+    assert visitor.get("/new?dataset=ds_" + "0" * 24).status_code == 404
+
+
+def test_the_page_of_the_api_loads_nothing_from_elsewhere(client):
+    answer = client.get("/docs")
+    assert "https://" not in answer.text
+    assert client.get("/static/swagger-ui-bundle.js").headers["Cache-Control"] == "no-cache"

@@ -67,6 +67,17 @@ def test_a_job_is_followed_as_it_learns(signed_in, client, sessions, job):
     facts.get_by_text("2 of 4 meta-iterations").wait_for()
     signed_in.locator("#log").get_by_text("iteration").first.wait_for()
     signed_in.locator("#losses canvas").wait_for()
+    numbers = signed_in.locator("section", has_text="Losses").first
+    numbers.get_by_text("In numbers").click()
+    numbers.get_by_role("rowheader", name="outer", exact=True).wait_for()
+
+
+def test_pictures_are_drawn(signed_in, sessions, job):
+    work(sessions, job)
+    signed_in.goto(f"/jobs/{job['id']}")
+    image = signed_in.locator('[data-name="learning_curves"] img')
+    image.wait_for()
+    signed_in.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
 
 
 def test_a_lost_connection_is_told_and_made_again(signed_in, client, sessions, job):

@@ -1,5 +1,5 @@
 // Data sets: sent, and looked at.
-import { ask, reason } from "/static/live.js";
+import { ask, notify, reason, UNREACHABLE } from "/static/live.js";
 
 function cell(row, text, heading = false) {
   const one = document.createElement(heading ? "th" : "td");
@@ -52,12 +52,18 @@ upload?.addEventListener("submit", async (event) => {
   const names = (box) => box.value.split(",").map((name) => name.trim()).filter(Boolean);
   if (target.value) sent.append("columns", JSON.stringify({ target: target.value, categorical: names(categorical), ignored: names(ignored) }));
   sent.append("file", upload.elements.file.files[0]);
-  button.disabled = true;
+  if (button.getAttribute("aria-disabled")) return;
+  button.setAttribute("aria-disabled", "true");
+  document.getElementById("preview").textContent = "Sending, and looking …";
   const answer = await ask("POST", "/v1/datasets", { body: sent }).catch(() => null);
-  button.disabled = false;
+  button.removeAttribute("aria-disabled");
+  document.getElementById("preview").textContent = "";
   mistakes.hidden = Boolean(answer?.ok);
-  if (!answer?.ok) { mistakes.textContent = answer ? (await reason(answer)).detail : "The server does not answer; try again."; return; }
+  if (!answer?.ok) { mistakes.textContent = answer ? (await reason(answer)).detail : UNREACHABLE; return; }
   const { id } = await answer.json();
   const kept = await ask("GET", `/v1/datasets/${id}`);
-  document.getElementById("preview").replaceChildren(...(kept.ok ? preview(await kept.json()) : [id]));
+  upload.reset();
+  notify("The data are kept.");
+  const use = Object.assign(document.createElement("a"), { href: `/new?dataset=${id}`, textContent: "A job about it", className: "button" });
+  document.getElementById("preview").replaceChildren(use, ...(kept.ok ? preview(await kept.json()) : [id]));
 });

@@ -1,172 +1,273 @@
 // A form for a job, made of its JSON Schema; the JSON beside it is what is sent, and either changes the other.
-import { ask, notify, reason } from "/static/live.js";
+import { ask, notify, reason, UNREACHABLE } from "/static/live.js";
 
 const form = document.getElementById("job");
 const text = document.getElementById("json");
 const mistakes = document.getElementById("mistakes");
-const schema = await (await ask("GET", form.dataset.schema)).json();
+const submit = document.getElementById("submit");
+const opened = new Map(); // parts that were opened or closed by hand, by their path
+let schema = null;
 let job = JSON.parse(text.value);
+let key = newKey();
+
+function newKey() { return crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; }
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+const words = (name) => name.replaceAll("_", " ");
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
 function resolved(node) {
   let found = node;
-  while (found?.$ref) found = { ...schema.$defs[found.$ref.split("/").at(-1)], ...Object.fromEntries(Object.entries(found).filter(([name]) => name !== "$ref")) };
+  while (found?.$ref) {
+    const { $ref, ...beside } = found;
+    found = { ...schema.$defs[$ref.split("/").at(-1)], ...beside };
+  }
   return found;
 }
 
-// The form of a node that fits a value: of alternatives the one with the value's own kind, or type.
-function chosen(node, value) {
-  const found = resolved(node);
-  const alternatives = (found.oneOf ?? found.anyOf)?.map(resolved).filter((one) => one.type !== "null");
-  if (!alternatives) return found;
-  const fits = (one) => {
-    if (one.properties?.kind?.const) return one.properties.kind.const === value?.kind;
-    if (one.type === "object" || one.properties) return value !== null && typeof value === "object" && !Array.isArray(value) && Object.keys(value).every((name) => name in (one.properties ?? {}));
-    if (one.type === "array") return Array.isArray(value);
-    if (one.enum ?? one.const) return (one.enum ?? [one.const]).includes(value);
-    return { integer: "number", number: "number", string: "string", boolean: "boolean" }[one.type] === typeof value;
-  };
-  return { ...(alternatives.find(fits) ?? alternatives[0]), description: found.description, kinds: alternatives.map((one) => one.properties?.kind?.const).filter(Boolean), all: alternatives };
+const kindOf = (node) => node.properties?.kind?.const;
+const isPart = (node) => Boolean(node.properties);
+
+function fits(node, value) {
+  if (value === undefined || value === null) return false;
+  if (kindOf(node)) return kindOf(node) === value?.kind;
+  if (isPart(node)) return isObject(value) && Object.keys(value).every((name) => name in node.properties) && (node.required ?? []).every((name) => name in value);
+  if (node.type === "array") return Array.isArray(value);
+  if (node.type === "object") return isObject(value);
+  if (node.enum || node.const !== undefined) return (node.enum ?? [node.const]).includes(value);
+  return { integer: "number", number: "number", string: "string", boolean: "boolean" }[node.type] === typeof value;
 }
 
-function at(path) { return path.reduce((value, name) => value?.[name], job); }
+// What a field may be: its alternatives, without null.
+function alternatives(node) {
+  const found = resolved(node);
+  const several = found.oneOf ?? found.anyOf;
+  return (several ? several.flatMap(alternatives) : [found]).filter((one) => one.type !== "null");
+}
+
+const at = (path) => path.reduce((value, name) => value?.[name], job);
 
 function put(path, value) {
   const last = path.at(-1);
-  const parent = path.slice(0, -1).reduce((one, name) => (one[name] ??= {}), job);
-  if (value === undefined) delete parent[last]; else parent[last] = value;
+  const parent = path.slice(0, -1).reduce((one, name) => (isObject(one[name]) ? one[name] : (one[name] = {})), job);
+  if (value === undefined) delete parent[last];
+  else parent[last] = value;
   text.value = JSON.stringify(job, null, 2);
+  key = newKey();
 }
 
-function input(node, path, value) {
-  const options = node.enum ?? (node.type === "boolean" ? [true, false] : null);
-  if (options) {
-    const select = document.createElement("select");
-    for (const one of [undefined, ...options]) select.append(new Option(one === undefined ? "" : String(one), one === undefined ? "" : JSON.stringify(one), false, one === value));
-    select.onchange = () => put(path, select.value === "" ? undefined : JSON.parse(select.value));
-    return select;
+function choice(options, value, change, blank) {
+  const select = element("select");
+  for (const [label, option] of [[blank, undefined], ...options.map((one) => [String(one), one])]) {
+    const encoded = option === undefined ? "" : JSON.stringify(option);
+    select.append(new Option(label, encoded, false, option === value));
   }
-  const box = Object.assign(document.createElement("input"), { value: value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value) });
-  if (node.default !== undefined && node.default !== null && typeof node.default !== "object") box.placeholder = String(node.default);
-  box.onchange = () => {
-    if (box.value.trim() === "") return put(path, undefined);
-    if (node.type === "string" && !node.all) return put(path, box.value);
-    try { put(path, JSON.parse(box.value)); } catch { put(path, box.value); }
-  };
+  select.onchange = () => change(select.value === "" ? undefined : JSON.parse(select.value));
+  return select;
+}
+
+function read(nodes, typed) {
+  const given = typed.trim();
+  if (given === "") return undefined;
+  const types = nodes.map((one) => one.type);
+  if (types.some((type) => type === "integer" || type === "number") && Number.isFinite(Number(given))) return Number(given);
+  if (types.every((type) => type === "string" || type === undefined) || types.includes("string")) return given;
+  try { return JSON.parse(given); } catch { return given; } // the API says what is wrong with it
+}
+
+function control(nodes, path, value) {
+  const [node] = nodes;
+  const blank = node.default === undefined || isObject(node.default) ? "" : `default: ${JSON.stringify(node.default)}`;
+  if (nodes.length === 1 && node.type === "array" && node.items && resolved(node.items).enum) return boxes(resolved(node.items).enum, path, value ?? []);
+  const options = nodes.flatMap((one) => one.enum ?? (one.const !== undefined ? [one.const] : one.type === "boolean" ? [true, false] : []));
+  const free = nodes.some((one) => !one.enum && one.const === undefined && one.type !== "boolean");
+  if (options.length && !free) return choice(options, value, (chosen) => put(path, chosen), blank);
+  const box = element("input", { value: value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value), placeholder: blank || options.join(" or ") });
+  box.onchange = () => put(path, read(nodes, box.value));
   return box;
 }
 
-function field(name, node, path) {
-  const value = at(path);
-  const form = chosen(node, value);
-  if (form.properties || form.kinds?.length) return part(name, form, path);
-  const row = Object.assign(document.createElement("div"), { className: "field" });
-  const control = input(form, path, value);
-  control.id = `field-${path.join("-")}`;
-  control.dataset.path = path.join(".");
-  const label = Object.assign(document.createElement("label"), { textContent: name.replaceAll("_", " "), htmlFor: control.id });
-  row.append(label, control);
-  const said = resolved(node).description ?? form.description;
+function boxes(options, path, value) {
+  const set = element("div", { className: "boxes" });
+  set.setAttribute("role", "group");
+  for (const option of options) {
+    const box = element("input", { type: "checkbox", checked: value.includes(option) });
+    box.onchange = () => {
+      const chosen = options.filter((one, number) => set.querySelectorAll("input")[number].checked);
+      put(path, chosen);
+    };
+    set.append(element("label", {}, box, ` ${option}`));
+  }
+  return set;
+}
+
+function field(name, node, path, required) {
+  const nodes = alternatives(node);
+  if (nodes.every(isPart) && nodes.length) return part(name, nodes, path, required, resolved(node).description);
+  const made = control(nodes.map((one) => ({ ...one, default: resolved(node).default ?? one.default })), path, at(path));
+  made.id = `field-${path.join("-")}`;
+  made.dataset.path = path.join(".");
+  const label = element("label", { textContent: words(name) + (required ? " *" : ""), htmlFor: made.id });
+  if (made.getAttribute("role") === "group") made.setAttribute("aria-label", words(name));
+  const row = element("div", { className: "field" }, label, made);
+  const said = resolved(node).description ?? nodes[0]?.description;
   if (said) {
-    const small = Object.assign(document.createElement("small"), { textContent: said, id: `${control.id}-said` });
-    control.setAttribute("aria-describedby", small.id);
-    row.append(small);
+    row.append(element("small", { textContent: said, id: `${made.id}-said` }));
+    made.setAttribute("aria-describedby", `${made.id}-said`);
   }
   return row;
 }
 
-function part(name, node, path) {
+// A part with fields of its own: of one shape, or of the one that its selector says; optional ones can be left out.
+function part(name, nodes, path, required, said) {
   const value = at(path);
-  const details = document.createElement("details");
-  const summary = Object.assign(document.createElement("summary"), { textContent: name.replaceAll("_", " ") });
-  details.append(summary);
-  details.open = value !== undefined && path.length < 3;
+  const chosen = nodes.find((one) => fits(one, value)) ?? (nodes.length === 1 ? nodes[0] : value === undefined ? undefined : nodes[0]);
+  const details = element("details", { open: opened.get(path.join(".")) ?? (value !== undefined && path.length < 3) }, element("summary", { textContent: words(name) + (required ? " *" : "") }));
   details.dataset.path = path.join(".");
-  if (node.kinds?.length > 1) {
-    const select = document.createElement("select");
-    select.setAttribute("aria-label", `kind of ${name}`);
-    for (const kind of node.kinds) select.append(new Option(kind, kind, false, kind === value?.kind));
-    select.onchange = () => { put(path, { kind: select.value }); show(); };
+  if (said) details.append(element("small", { className: "muted", textContent: said }));
+  if (nodes.length > 1) {
+    const title = (one) => kindOf(one) ?? words(one.title ?? "").toLowerCase();
+    const select = choice(nodes.map(title), chosen && title(chosen), (wanted) => {
+      const next = nodes.find((one) => title(one) === wanted);
+      const same = Object.entries(isObject(value) ? value : {}).filter(([inner]) => next && inner in next.properties && inner !== "kind");
+      put(path, next && { ...(kindOf(next) ? { kind: kindOf(next) } : {}), ...Object.fromEntries(same) });
+      opened.set(path.join("."), true);
+      show();
+    }, required ? "choose" : "none");
+    select.setAttribute("aria-label", `kind of ${words(name)}`);
     details.append(select);
+  } else if (!required) {
+    const use = element("input", { type: "checkbox", checked: value !== undefined && value !== null });
+    use.onchange = () => { put(path, use.checked ? {} : undefined); opened.set(path.join("."), true); show(); };
+    details.append(element("label", { className: "use" }, use, ` use ${words(name)}`));
   }
   const fill = () => {
-    if (details.filled) return;
+    if (details.filled || !chosen || (nodes.length === 1 && !required && (value === undefined || value === null))) return;
     details.filled = true;
-    for (const [inner, below] of Object.entries(node.properties ?? {})) {
-      if (inner === "kind" && node.kinds?.length) continue;
-      if (below.const !== undefined) continue;
-      details.append(field(inner, below, [...path, inner]));
+    for (const [inner, below] of Object.entries(chosen.properties)) {
+      if (below.const === undefined) details.append(field(inner, below, [...path, inner], chosen.required?.includes(inner)));
     }
   };
+  details.fill = fill;
   if (details.open) fill();
   details.addEventListener("toggle", () => { if (details.open) fill(); });
+  details.querySelector("summary").addEventListener("click", () => opened.set(path.join("."), !details.open));
   return details;
 }
 
 function show() {
-  const open = new Set([...form.querySelectorAll("details[open]")].map((one) => one.dataset.path));
-  form.replaceChildren(...Object.entries(schema.properties).map(([name, node]) => field(name, node, [name])));
-  for (const one of form.querySelectorAll("details")) if (open.has(one.dataset.path)) one.open = true;
+  const focused = document.activeElement?.dataset?.path;
+  form.replaceChildren(...Object.entries(schema.properties).map(([name, node]) => field(name, node, [name], schema.required?.includes(name))));
+  if (focused) form.querySelector(`[data-path="${CSS.escape(focused)}"]`)?.focus();
 }
 
+// Tells mistakes under the JSON and at their fields, opens the parts that these stand in, and goes to the first.
 function complain(problem) {
-  for (const one of form.querySelectorAll(".mistaken")) one.classList.remove("mistaken");
+  for (const one of form.querySelectorAll(".mistaken")) { one.classList.remove("mistaken"); one.removeAttribute("aria-invalid"); }
+  for (const one of form.querySelectorAll("small.wrong")) one.remove();
   mistakes.hidden = !problem;
   if (!problem) return;
   const errors = problem.errors ?? [];
-  mistakes.replaceChildren(...(errors.length ? errors.flatMap((one) => [`${one.loc.join(".")}: ${one.msg}`, document.createElement("br")]) : [problem.detail]));
-  for (const one of errors) form.querySelector(`[data-path="${CSS.escape(one.loc.join("."))}"]`)?.classList.add("mistaken");
+  const lines = errors.map((one) => `${one.loc.join(".")}: ${one.msg}`);
+  mistakes.replaceChildren(...(lines.length ? lines.map((line) => element("div", { textContent: line })) : [problem.detail]));
+  let first = null;
+  for (const one of errors) {
+    let place = null;
+    for (let length = 1; length <= one.loc.length; length += 1) {
+      const found = form.querySelector(`[data-path="${CSS.escape(one.loc.slice(0, length).join("."))}"]`);
+      if (found?.fill) { found.open = true; found.fill(); }
+      place = found ?? place;
+    }
+    if (!place) continue;
+    place.classList.add("mistaken");
+    place.setAttribute("aria-invalid", "true");
+    const said = element("small", { className: "wrong", textContent: one.msg });
+    if (place.tagName === "DETAILS") place.querySelector("summary").after(said);
+    else place.after(said);
+    first ??= place.tagName === "DETAILS" ? place.querySelector("summary") : place;
+  }
+  first?.focus();
+}
+
+function parsed() {
+  try {
+    const found = JSON.parse(text.value);
+    if (isObject(found)) { form.inert = false; return found; }
+    complain({ detail: "This is no JSON object: a job is {…}." });
+  } catch (error) { complain({ detail: `This is not JSON: ${error.message}` }); }
+  form.inert = true; // until it is: what is typed there must not be lost
+  return null;
 }
 
 async function send(query) {
-  try { job = JSON.parse(text.value); } catch (error) { complain({ detail: `This is not JSON: ${error.message}` }); return null; }
-  const answer = await ask("POST", `/v1/jobs${query}`, {
-    body: JSON.stringify(job),
-    headers: { "Content-Type": "application/json", ...(query ? {} : { "Idempotency-Key": send.key }) },
-  }).catch(() => null);
-  if (answer === null) { complain({ detail: "The server does not answer; try again." }); return null; }
+  const found = parsed();
+  if (!found) return null;
+  job = found;
+  const headers = { "Content-Type": "application/json", ...(query ? {} : { "Idempotency-Key": key }) };
+  const answer = await ask("POST", `/v1/jobs${query}`, { body: JSON.stringify(job), headers }).catch(() => null);
+  if (answer === null) { complain({ detail: UNREACHABLE }); return null; }
   complain(answer.ok ? null : await reason(answer));
   return answer.ok ? answer.json() : null;
 }
-send.key = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
 
-text.addEventListener("change", () => {
-  try { job = JSON.parse(text.value); send.key = crypto.randomUUID?.() ?? String(Math.random()).slice(2); complain(null); show(); } catch (error) { complain({ detail: `This is not JSON: ${error.message}` }); }
-});
-form.addEventListener("change", () => { send.key = crypto.randomUUID?.() ?? String(Math.random()).slice(2); });
-form.addEventListener("submit", (event) => event.preventDefault());
+function once(button, work) {
+  button.addEventListener("click", async () => {
+    if (button.getAttribute("aria-disabled")) return;
+    button.setAttribute("aria-disabled", "true");
+    try { await work(); } finally { button.removeAttribute("aria-disabled"); }
+  });
+}
 
-document.getElementById("submit").addEventListener("click", async (event) => {
-  event.target.disabled = true;
+once(submit, async () => {
   const made = await send("");
-  event.target.disabled = false;
-  if (made) location.assign(`/jobs/${made.id}`);
+  if (!made) return;
+  if (!made.webhook || job.webhook?.secret) { location.assign(`/jobs/${made.id}`); return; }
+  const place = document.getElementById("planned");
+  place.replaceChildren(
+    element("p", { textContent: "The job is made. Its webhook is signed with this secret, which is shown only now:" }),
+    element("pre", { id: "secret", textContent: made.webhook.secret }),
+    element("a", { href: `/jobs/${made.id}`, textContent: "To the job" }),
+  );
 });
 
-document.getElementById("plan").addEventListener("click", async (event) => {
+once(document.getElementById("plan"), async () => {
   const place = document.getElementById("planned");
-  event.target.disabled = true;
   place.textContent = "Looking …";
   const plan = await send("?dry_run=true");
-  event.target.disabled = false;
   place.textContent = "";
   if (!plan) return;
   const seconds = (value) => (value === null ? "–" : `${value.toPrecision(3)} s`);
   const bytes = (value) => (value === null ? "–" : `${(value / 1e6).toPrecision(3)} MB`);
-  const table = document.createElement("table");
-  table.innerHTML = "<thead><tr><th>Engine</th><th class=number>A hypergradient</th><th class=number>The job</th><th class=number>Device</th><th class=number>Host</th></tr></thead>";
+  const table = element("table");
+  const head = table.createTHead().insertRow();
+  for (const title of ["engine", "a hypergradient", "the job", "device", "host"]) head.append(element("th", { textContent: title, scope: "col" }));
   const body = table.createTBody();
   for (const one of plan.engines) {
     const row = body.insertRow();
-    for (const [number, value] of [one.name, seconds(one.seconds), seconds(one.job_seconds), bytes(one.device_bytes), bytes(one.host_bytes)].entries()) {
-      const cell = row.insertCell();
-      cell.textContent = value;
-      if (number) cell.className = "number";
-    }
+    for (const value of [one.name, seconds(one.seconds), seconds(one.job_seconds), bytes(one.device_bytes), bytes(one.host_bytes)]) row.insertCell().textContent = value;
   }
-  const said = document.createElement("p");
-  said.textContent = `${plan.num_hyperparameters.toLocaleString()} hyperparameters, ${plan.hypergradients} hypergradients by ${plan.engine}, on ${plan.machine}`;
-  place.append(said, table);
+  const head2 = `${plan.num_hyperparameters.toLocaleString()} hyperparameters, ${plan.hypergradients} hypergradients by ${plan.engine}, on ${plan.machine}`;
+  place.append(element("p", { textContent: head2 }), element("div", { className: "scroll", tabIndex: 0 }, table));
   notify("The plan is made.");
 });
 
-show();
+text.addEventListener("change", () => {
+  const found = parsed();
+  if (!found) return;
+  job = found;
+  key = newKey();
+  complain(null);
+  show();
+});
+form.addEventListener("submit", (event) => event.preventDefault());
+
+const answer = await ask("GET", form.dataset.schema).catch(() => null);
+if (answer?.ok) {
+  schema = await answer.json();
+  show();
+} else {
+  form.textContent = answer ? (await reason(answer)).detail : `${UNREACHABLE} The JSON beside this can be sent all the same.`;
+}

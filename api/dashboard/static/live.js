@@ -1,5 +1,7 @@
 // What keeps a page alive: parts that are fetched anew, buttons that ask the API, times in the reader's own zone.
 
+const ENDS = new Set(["succeeded", "failed", "cancelled"]);
+
 export function notify(text) {
   const notice = document.getElementById("notice");
   notice.textContent = text;
@@ -7,7 +9,7 @@ export function notify(text) {
   notify.timer = setTimeout(() => { notice.textContent = ""; }, 8000);
 }
 
-// Asks the API as the signed-in reader. The header is what no other site can send: see api/deps.py.
+// Asks as the signed-in reader. The header is what no other site can send: see api/deps.py.
 export async function ask(method, url, options = {}) {
   const headers = { "X-Retrograd-Page": "1", ...(options.headers ?? {}) };
   const answer = await fetch(url, { ...options, method, headers, credentials: "same-origin" });
@@ -20,6 +22,8 @@ export async function reason(answer) {
   try { return await answer.json(); } catch { return { detail: `the server answered ${answer.status}` }; }
 }
 
+export const UNREACHABLE = "The server does not answer; try again.";
+
 function localTimes(within) {
   for (const time of within.querySelectorAll("time[datetime]")) {
     const when = new Date(time.dateTime);
@@ -27,27 +31,55 @@ function localTimes(within) {
   }
 }
 
-async function refresh(part) {
-  const url = new URL(location.href);
-  const [name, value] = part.dataset.live.split("=");
-  url.searchParams.set(name, value);
-  const answer = await ask("GET", url);
-  if (!answer.ok) return false;
-  const text = await answer.text();
-  if (text !== part.shown) {
-    const chosen = new Set([...part.querySelectorAll("input:checked")].map((box) => box.value));
-    const focused = document.activeElement?.dataset?.post ?? document.activeElement?.getAttribute?.("href");
-    part.innerHTML = text;
-    part.shown = text;
-    for (const box of part.querySelectorAll("input[type=checkbox]")) box.checked = chosen.has(box.value);
-    if (focused) [...part.querySelectorAll("[data-post], [href]")].find((one) => (one.dataset.post ?? one.getAttribute("href")) === focused)?.focus();
-    localTimes(part);
-  }
-  return true;
+// Which of a part's controls it is, whatever replaces it.
+function mark(one) {
+  return [one.id, one.name, one.value, one.dataset.post, one.dataset.delete, one.getAttribute("href"), one.className].join("|");
 }
 
-function poll(part) {
-  setInterval(() => { if (!document.hidden) refresh(part).catch(() => {}); }, Number(part.dataset.every));
+function replace(part, text) {
+  if (text === part.shown) return;
+  const controls = "a, button, input, [tabindex]";
+  const focused = part.contains(document.activeElement) ? mark(document.activeElement) : null;
+  const chosen = new Set([...part.querySelectorAll("input:checked")].map((box) => box.value));
+  const scrolled = part.querySelector(".scroll")?.scrollLeft ?? 0;
+  part.innerHTML = text;
+  part.shown = text;
+  for (const box of part.querySelectorAll("input[type=checkbox]")) box.checked = chosen.has(box.value);
+  if (part.querySelector(".scroll")) part.querySelector(".scroll").scrollLeft = scrolled;
+  localTimes(part);
+  if (focused === null) return;
+  const all = [...part.querySelectorAll(controls)];
+  (all.find((one) => mark(one) === focused) ?? part.querySelector("button, a"))?.focus({ preventScroll: true });
+}
+
+// One request at a time for each part: an older answer must not overtake a newer one. Tells whether it came.
+async function refresh(part) {
+  if (part.busy) { part.again = true; return part.busy; }
+  part.busy = (async () => {
+    let came = false;
+    do {
+      part.again = false;
+      const url = new URL(location.href);
+      const [name, value] = part.dataset.live.split("=");
+      url.searchParams.set(name, value);
+      const answer = await ask("GET", url).catch(() => null);
+      came = Boolean(answer?.ok);
+      if (came) replace(part, await answer.text());
+      else if (answer?.status === 404) location.reload();
+    } while (part.again);
+    return came;
+  })();
+  try { return await part.busy; } finally { part.busy = null; }
+}
+
+// Asks again and again while it is looked at, the less often the longer an answer takes.
+async function poll(part) {
+  for (;;) {
+    const began = performance.now();
+    if (!document.hidden) await refresh(part);
+    const took = performance.now() - began;
+    await new Promise((wake) => setTimeout(wake, Math.max(Number(part.dataset.every), 20 * took)));
+  }
 }
 
 // A job's page hears of events as they happen, and fetches what has changed; what it missed it is told when it is back.
@@ -55,16 +87,28 @@ function follow(facts) {
   const lost = document.getElementById("lost");
   const log = document.getElementById("log");
   const state = () => facts.querySelector("[data-state]").dataset;
+  let last = Number(state().event);
+  let ended = ENDS.has(state().state);
   let due = null;
+  let again = null;
+  let delay = 1000;
+  let source = null;
+
   const changed = () => {
     due ??= setTimeout(async () => {
       due = null;
-      await refresh(facts).catch(() => {});
-      document.dispatchEvent(new CustomEvent("retrograd:changed", { detail: { iteration: Number(state().iteration) } }));
+      const before = state().state;
+      if (!(await refresh(facts))) { again ??= setTimeout(() => { again = null; changed(); }, delay); return; }
+      const now = state();
+      if (now.state !== before) notify(`The job is ${now.state}.`);
+      document.dispatchEvent(new CustomEvent("retrograd:changed", { detail: { event: Number(now.event), ended: ENDS.has(now.state) } }));
     }, 250);
   };
   const told = (message) => {
     const event = JSON.parse(message.data);
+    if (event.number <= last) return;
+    last = event.number;
+    delay = 1000;
     const line = document.createElement("li");
     const time = Object.assign(document.createElement("time"), { dateTime: event.created_at });
     const kind = Object.assign(document.createElement("strong"), { textContent: event.kind.replaceAll("_", " ") });
@@ -74,34 +118,43 @@ function follow(facts) {
     localTimes(line);
     log.prepend(line);
     while (log.children.length > 200) log.lastChild.remove();
+    if (ENDS.has(event.kind)) { ended = true; source.close(); }
     changed();
   };
   const open = () => {
-    const source = new EventSource(`${facts.dataset.events}?after=${state().event}`);
+    clearTimeout(open.timer);
+    source?.close();
+    ended = false;
+    source = new EventSource(`${facts.dataset.events}?after=${last}`);
     for (const kind of facts.dataset.kinds.split(" ")) source.addEventListener(kind, told);
     source.onopen = () => { if (!lost.hidden) { lost.hidden = true; changed(); } };
     source.onerror = () => {
-      const ended = ["succeeded", "failed", "cancelled"].includes(state().state);
-      lost.hidden = ended;
-      if (source.readyState === EventSource.CLOSED && !ended) setTimeout(open, 2000);
-      if (ended) source.close();
+      if (ended) return;
+      // a job that has ended is answered with nothing, and the browser closes for good
+      if (source.readyState === EventSource.CLOSED && ENDS.has(state().state)) { lost.hidden = true; return; }
+      lost.hidden = false;
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      changed(); // signs in again, says that the job is gone, or shows how it stands meanwhile
+      open.timer = setTimeout(open, delay);
+      delay = Math.min(2 * delay, 30000);
     };
-    facts.source = source;
   };
+  // browsers allow few connections to a server: a page that nobody looks at gives its own back
+  document.addEventListener("visibilitychange", () => { if (document.hidden) { clearTimeout(open.timer); source?.close(); } else { open(); changed(); } });
   addEventListener("offline", () => { lost.hidden = false; });
-  addEventListener("online", () => { facts.source.close(); open(); changed(); });
-  open();
-  document.addEventListener("retrograd:acted", () => { if (facts.source.readyState === EventSource.CLOSED) open(); changed(); });
+  addEventListener("online", () => { open(); changed(); });
+  document.addEventListener("retrograd:acted", () => { open(); changed(); });
+  if (!document.hidden) open();
 }
 
 async function act(button) {
   const { post, sure } = button.dataset;
   const gone = button.dataset.delete;
-  if (sure && !confirm(sure)) return;
-  button.disabled = true;
+  if (button.getAttribute("aria-disabled") || (sure && !confirm(sure))) return;
+  button.setAttribute("aria-disabled", "true");
   const answer = await ask(gone ? "DELETE" : "POST", gone ?? post).catch(() => null);
-  button.disabled = false;
-  if (answer === null) notify("The server does not answer; try again.");
+  button.removeAttribute("aria-disabled");
+  if (answer === null) notify(UNREACHABLE);
   else if (!answer.ok) notify((await reason(answer)).detail);
   else if (gone) location.assign("/");
   else document.dispatchEvent(new CustomEvent("retrograd:acted"));
@@ -111,7 +164,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-post], [data-delete], [data-copy]");
   if (!button) return;
   if (button.dataset.copy) {
-    navigator.clipboard.writeText(document.querySelector(button.dataset.copy).textContent).then(() => notify("Copied."), () => notify("The browser did not let it be copied."));
+    const { textContent } = document.querySelector(button.dataset.copy);
+    navigator.clipboard.writeText(textContent).then(() => notify("Copied."), () => notify("The browser did not let it be copied."));
     return;
   }
   act(button);
