@@ -6,6 +6,8 @@ import argparse
 
 import uvicorn
 
+_MAX_HEADER_BYTES = 16_384
+
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
@@ -20,6 +22,8 @@ def main() -> None:
         port=arguments.port,
         server_header=False,
         timeout_graceful_shutdown=10,
+        http="h11",  # whose bound on headers is the next line
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
 
 

@@ -15,7 +15,7 @@ from api.checks import Checker
 from api.dashboard import pages, session
 from api.dashboard.rendering import HERE, Assets
 from api.last_used import LastUsed
-from api.limits import BodyLimit
+from api.limits import BodyLimit, CookieLimit
 from api.metrics import Metrics, Timed
 from api.plans import Planner
 from api.rates import Rates, Strangers
@@ -42,6 +42,7 @@ from core.config import Settings, get_settings
 from core.storage import open_storage
 from core.store.session import close_store, open_store
 
+_MAX_COOKIE_BYTES = 4096
 _PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 
 
@@ -87,8 +88,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     uploads = {
         ("POST", datasets.router.prefix): settings.max_upload_bytes + FORM_BYTES,
         ("POST", programs.router.prefix): settings.max_program_bytes + FORM_BYTES,
+        ("POST", "/login"): session.FORM_BYTES,
     }
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
+    app.add_middleware(CookieLimit, max_bytes=_MAX_COOKIE_BYTES)
     app.add_middleware(Timed, requests=app.state.metrics.requests)
     errors.install(app)
     app.add_exception_handler(session.SignInNeeded, session.to_sign_in)

@@ -16,7 +16,12 @@ from core.config import Settings
 
 GRACE_SECONDS = 5.0  # beyond the limit that a child sets itself
 
-_SECRETS = ("RETROGRAD_DATABASE_URL", "RETROGRAD_BROKER_URL", "RETROGRAD_BOOTSTRAP_API_KEY")
+_SECRETS = (
+    "RETROGRAD_DATABASE_URL",
+    "RETROGRAD_BROKER_URL",
+    "RETROGRAD_BOOTSTRAP_API_KEY",
+    "RETROGRAD_METRICS_TOKEN",
+)
 _OF_DATA = ("data", "storage_url", "storage_cache", "storage_cache_bytes")
 _OF_THE_SYSTEM = (
     "HOME",

@@ -1,4 +1,4 @@
-"""No request body larger than the limit is ever held, whether or not it declares its length."""
+"""No request body larger than the limit is ever held, whether or not it declares its length; no long cookie is read."""
 
 from __future__ import annotations
 
@@ -40,3 +40,20 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+class CookieLimit:
+    """ASGI middleware that refuses cookies longer than any of ours: to read them takes as long as their square."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 431 where they are too long."""
+        if scope["type"] == "http":
+            held = sum(len(value) for name, value in scope["headers"] if name == b"cookie")
+            if held > self._max_bytes:
+                detail = f"cookies of {held} bytes, more than {self._max_bytes}; delete those of this site"
+                await problem(431, "header_too_large", detail)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -248,7 +248,7 @@ def blamed(problem: PluginProblem, work: Callable[[], _T]) -> _T:
         return work()
     except (InvalidSpec, PluginFailed, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if type(error).__name__ == "JaxRuntimeError":  # of the device; its name, as nothing here loads JAX
             raise
         one = installed()[problem.name]
@@ -316,10 +316,14 @@ def _named(whose: str, name: Any) -> str:
         raise TypeError(said) from error
 
 
-def _said(error: Exception) -> str:
-    return _cut(f"{type(error).__name__}: {error}")
+def _said(error: BaseException) -> str:
+    try:
+        return _cut(f"{type(error).__name__}: {error}")
+    except Exception:  # of its own __str__
+        return type(error).__name__
 
 
 def _cut(text: str) -> str:
     """The first line, as far as anyone reads: what JAX says runs to pages."""
-    return (text.strip().splitlines() or ["it did not say why"])[0][:_MOST_SAID]
+    line = (text.strip().splitlines() or ["it did not say why"])[0][:_MOST_SAID]
+    return line.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair cannot be kept

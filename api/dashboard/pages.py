@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -32,7 +33,8 @@ from core.store.keys import Scope
 from core.store.models import Dataset, Job, State
 
 _ROWS, _EVENTS, _COMPARED = 25, 100, 8
-_FIELDS = 400
+_FIELDS, _SHOWN = 400, 200
+_LARGE = 100_000  # characters of a specification that a page does not show
 _PRIVATE = {"Cache-Control": "private, no-store"}
 
 
@@ -125,10 +127,11 @@ def one_job(
         request,
         "job.html",
         **context,
-        spec=spec,
+        spec=spec if len(spec) <= _LARGE else None,
         events=list(reversed(events.page(session, job.id, after=first, limit=_EVENTS))),
         schedules=curves.schedules(job),
         kinds=" ".join(Kind),
+        jobs_url=shlex.quote(f"{request.base_url}v1/jobs"),
         url=str(request.base_url).rstrip("/"),
     )
 
@@ -260,7 +263,12 @@ def _differences(found: list[Job]) -> list[tuple[str, list[str]]]:
     flat = [_flat(job.spec) for job in found]
     names = list(dict.fromkeys(name for one in flat for name in one))
     rows = [(name, [one.get(name, "") for one in flat]) for name in names]
-    return [row for row in rows if len(set(row[1])) > 1][:_FIELDS]
+    differing = [row for row in rows if len(set(row[1])) > 1][:_FIELDS]
+    return [(name, [_cut(value) for value in values]) for name, values in differing]
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]} … ({len(value)} characters)"
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

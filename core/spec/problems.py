@@ -303,10 +303,14 @@ def _as_kept(value: JsonValue, depth: int) -> JsonValue:
             return _text(value)
         case bool() | None:
             return value
-        case int() | float():
-            if not math.isfinite(value) or (abs(value) > _MOST_EXACT and value == int(value)):
-                raise ValueError(f"holds {value:g}; give finite numbers, and whole ones up to {_MOST_EXACT}")
-            return int(value) if value == int(value) else value
+        case int():
+            if abs(value) > _MOST_EXACT:
+                raise ValueError(f"holds a whole number beyond {_MOST_EXACT}; give it as text")
+            return value
+        case float():
+            if not math.isfinite(value) or abs(value) > _MOST_EXACT:
+                raise ValueError(f"holds {value:g}; give finite numbers, up to {_MOST_EXACT}")
+            return int(value) if value.is_integer() else value
 
 
 def _text(text: str) -> str:

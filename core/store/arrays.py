@@ -27,7 +27,9 @@ def decode(row: ArrayColumns) -> np.ndarray:
 
 
 def as_json(value: Any) -> Any:
-    """`value` as Postgres takes it for JSONB: what is not finite becomes null, NUL characters a mark."""
+    """`value` as Postgres takes it for JSONB: what is not finite becomes null, NUL characters and halves of surrogate
+    pairs a mark.
+    """
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -37,5 +39,5 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     return value

@@ -190,3 +190,31 @@ def test_the_page_of_the_api_loads_nothing_from_elsewhere(client):
     answer = client.get("/docs")
     assert "https://" not in answer.text
     assert client.get("/static/swagger-ui-bundle.js").headers["Cache-Control"] == "no-cache"
+
+
+def test_a_cookie_that_takes_long_to_read_is_not_read(client):
+    """Python's own reading of a quoted one takes its length squared."""
+    for path in ("/healthz", "/", "/v1/jobs"):
+        answer = client.get(path, headers={"Cookie": 'x="' + "\\1" * 4000 + '"'})
+        assert_problem(answer, 431, "header_too_large")
+
+
+def test_the_form_is_decoded_by_no_codec_that_its_sender_names(client):
+    body = b'--X\r\nContent-Disposition: form-data; name="key"\r\n\r\n-' + b"a" * 4000 + b"\r\n--X--\r\n"
+    for kind in ("multipart/form-data; boundary=X; charset=punycode", "text/plain", "application/json"):
+        answer = client.post("/login", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == 401
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/login", content=b"key=\xff&next=%2f", headers=form).status_code == 401
+    assert_problem(client.post("/login", content=b"key=" + b"a" * 9000, headers=form), 413, "body_too_large")
+
+
+def test_differences_and_specifications_are_shown_as_far_as_anyone_reads(visitor, client):
+    """Eight jobs of four megabytes would be held at once."""
+    jobs = []
+    for number in range(2):
+        changed = document({"name": str(number), "hyperparameters.l2": {"initial": 0.001 * (number + 1)}})
+        jobs.append(client.post("/v1/jobs", json=changed).json()["id"])
+    text = visitor.get(f"/compare?job={jobs[0]}&job={jobs[1]}").text
+    assert "hyperparameters.l2.initial" in text
+    assert pages._cut("1" * 30_000).endswith("… (30000 characters)")

@@ -153,6 +153,9 @@ def test_data_that_it_does_not_take_are_refused(pull):
         ({"params": "return {'not a name': (1,)}"}, "letters, digits"),
         ({"init": "return {'w': jnp.zeros(2)}"}, r"init returns w \[2\], and params has announced w \[3\]"),
         ({"init": "raise KeyError('lost')"}, "KeyError: 'lost'"),
+        ({"params": "raise SystemExit(3)"}, "SystemExit: 3"),
+        ({"init": "raise SystemExit(3)"}, "SystemExit: 3"),
+        ({"params": "raise KeyError(chr(0xD800))"}, "KeyError"),
     ],
 )
 def test_what_breaks_in_the_package_is_blamed_on_it(installed, body, said):
@@ -232,7 +235,9 @@ DEEP = json.loads("[" * 40 + "]" * 40)
         ({"text": "\ud800"}, "surrogate"),
         ({"text": "x" * 70_000}, "longer than 65536"),
         ({"deep": DEEP}, "nested"),
-        ({"large": 10**40}, "whole ones up to"),
+        ({"large": 10**40}, "give it as text"),
+        ({"large": 10**400}, "give it as text"),
+        ({"large": 1e300}, "finite numbers, up to"),
     ],
 )
 def test_settings_that_cannot_be_kept_are_refused(client, asked, said):
