@@ -77,7 +77,8 @@ def _message(error: Any, location: Location) -> str:
     if kind == "union_tag_not_found":
         return f"required; {_kinds(location)}"
     if kind == "union_tag_invalid":
-        return f"unknown kind {_shown(error['ctx']['tag'])}; {_kinds(location)}"
+        taken = error["ctx"]["expected_tags"].replace("'", "")
+        return f"no kind {_shown(error['ctx']['tag'])} here; must be one of: {taken}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     return f"{text.replace('Input should', 'must')}, not {_shown(error['input'])}"

@@ -172,7 +172,7 @@ def kind_of(problem: PluginProblem) -> tuple[ProblemKind, Installed]:
     """
     one = installed().get(problem.name)
     if one is None:
-        known = ", ".join(installed()) or "none"
+        known = ", ".join(name for name, one in installed().items() if one.kind is not None) or "none"
         said = f"no problem kind {problem.name!r} is installed; there is {known}"
         raise InvalidSpec((("problem", "name"), said))
     if one.kind is None:
@@ -233,7 +233,8 @@ def told(problem: PluginProblem, work: Callable[[], _T]) -> _T:
         try:
             return work()
         except ValueError as error:
-            raise InvalidSpec((("problem", "settings"), _cut(str(error)))) from error
+            log.warning("the problem kind %s refused its settings", problem.name, exc_info=error)
+            raise InvalidSpec((("problem", "settings"), _cut(f"{problem.name} says: {error}"))) from error
 
     return blamed(problem, heard)
 

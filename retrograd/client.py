@@ -44,7 +44,7 @@ class ApiError(CoreError):
     def __init__(self, status: int, code: str, detail: str, errors: list[Json] | None = None) -> None:
         self.status, self.code, self.errors = status, code, errors or []  # type: ignore[misc]
         if self.errors:  # one field a line; the detail is the same in one line
-            fields = [f"\n  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in self.errors]
+            fields = [f"\n  {'.'.join(map(str, one['loc'])) or 'job'}: {one['msg']}" for one in self.errors]
             detail = "the server refused the request" + "".join(fields)
         super().__init__(f"{detail} ({code}, HTTP {status})")
 

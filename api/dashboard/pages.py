@@ -179,7 +179,14 @@ def compare(
     wanted = list(dict.fromkeys(job))
     found = [jobs.get(session, visitor.project_id, one) for one in wanted[:_COMPARED]]
     read = [JobRead.read(one, None) for one in found]
-    return page(request, "compare.html", jobs=read, differences=_differences(found), left=len(wanted) - len(found))
+    return page(
+        request,
+        "compare.html",
+        jobs=read,
+        names=_named_apart(read),
+        differences=_differences(found),
+        left=len(wanted) - len(found),
+    )
 
 
 @router.get("/new")
@@ -237,8 +244,19 @@ def all_data(
 
 def _start(session: Session, project: UUID, preset: str, copy: UUID | None) -> JobSpec:
     if copy is not None:
-        return JobSpec.model_validate(jobs.get(session, project, copy).spec)
+        return _anew(JobSpec.model_validate(jobs.get(session, project, copy).spec))
     return presets.get(preset)
+
+
+def _anew(spec: JobSpec) -> JobSpec:
+    """Without what the server fills in when a job is created: a new one may be about a later version."""
+    problem = spec.problem
+    if spec.own is not None:
+        pinned = {"sha256", "version", "shapes", "data_sha256"} & set(type(problem).model_fields)
+        problem = problem.model_copy(update=dict.fromkeys(pinned))
+    elif spec.uploaded is not None:
+        problem = problem.model_copy(update={"dataset": spec.uploaded.model_copy(update={"sha256": None})})
+    return spec.model_copy(update={"problem": problem})
 
 
 def _about(data: Dataset) -> JobSpec:
@@ -265,6 +283,14 @@ def _differences(found: list[Job]) -> list[tuple[str, list[str]]]:
     rows = [(name, [one.get(name, "") for one in flat]) for name in names]
     differing = [row for row in rows if len(set(row[1])) > 1][:_FIELDS]
     return [(name, [_cut(value) for value in values]) for name, values in differing]
+
+
+def _named_apart(found: list[JobRead]) -> list[str]:
+    names = [one.name or one.preset or "unnamed" for one in found]
+    return [
+        name if names.count(name) == 1 else f"{name} {str(one.id)[:8]}"
+        for name, one in zip(names, found, strict=True)
+    ]
 
 
 def _cut(value: str) -> str:

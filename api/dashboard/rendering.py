@@ -44,6 +44,10 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def _told(value: Any) -> str:
+    return _number(value) if isinstance(value, float) else str(value)
+
+
 def _iso(when: datetime | None) -> str:
     return "" if when is None else when.isoformat(timespec="seconds")
 
@@ -56,7 +60,12 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # a specification reads in its own order
-_environment.filters |= {"number": _number, "duration": _duration, "iso": _iso}
+_environment.filters |= {
+    "particulars": lambda data: ", ".join(f"{name.replace('_', ' ')} {_told(one)}" for name, one in data.items()),
+    "number": _number,
+    "duration": _duration,
+    "iso": _iso,
+}
 _templates = Jinja2Templates(env=_environment)
 
 

@@ -35,6 +35,8 @@ def losses(data: JobData) -> Figure:
     }
     if all(np.array_equal(curve, curves["train"], equal_nan=True) for curve in curves.values()):
         curves = {"loss": curves["train"]}  # a problem with but one
+    if not any(np.isfinite(curve).any() for curve in curves.values()):  # of a problem of one's own
+        curves = {"outer loss": np.array([row.outer for row in data.rows], float)}
     for part, curve in curves.items():
         if np.isfinite(curve).any():
             only.plot(iterations, curve, label=part)

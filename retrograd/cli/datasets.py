@@ -28,6 +28,8 @@ class Missing(StrEnum):
 
 datasets = typer.Typer(name="datasets", help="Upload, show, list and delete data sets.", no_args_is_help=True)
 
+_TABLES = (".csv", ".tsv", ".parquet")
+
 
 @datasets.command()
 def upload(
@@ -56,6 +58,10 @@ def upload(
         raise typer.BadParameter("give one npz, CSV or Parquet file, or two IDX files: images and labels")
     roles = {"task": task, "features": feature, "ignored": ignore, "categorical": categorical, "missing": missing}
     given = {role: one for role, one in roles.items() if one}
+    if target is None and any(file.suffix.lower() in _TABLES for file in files):
+        raise typer.BadParameter(
+            f"{files[0].name} is a table; name the column to tell from the others by --target"
+        )
     if target is None and given:
         raise typer.BadParameter(f"{next(iter(given))} is said of a table; name its --target too")
     columns = None if target is None else {"target": target, **given}

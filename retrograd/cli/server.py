@@ -103,6 +103,7 @@ def _announce(stack: Stack) -> None:
     folder = stack.home.path
     out.print(f"[bold]Retrograd is ready[/] at {stack.url}", soft_wrap=True)
     for name, value in (
+        ("Dashboard", f"{stack.url}/"),
         ("API documentation", f"{stack.url}/docs"),
         ("API key", folder / "api-key"),
         ("Logs", folder / "logs"),

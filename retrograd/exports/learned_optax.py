@@ -1,4 +1,4 @@
-"""What a Retrograd job has learned, for training with optax. Needs numpy, jax, optax, and learned.npz beside it.
+"""What a Retrograd job has learned, for training with optax. Needs numpy, jax, optax, and learned_optax.npz beside it.
 
     optimizer()          the job's inner optimizer with its learned schedule, as an optax.GradientTransformation
     penalty(params)      what the inner loss gains: the sum of λ·w² with the learned λ
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-with np.load(Path(__file__).with_name("learned.npz"), allow_pickle=False) as _file:
+with np.load(Path(__file__).with_suffix(".npz"), allow_pickle=False) as _file:
     _arrays = {name: _file[name] for name in _file.files}
 
 about = json.loads(str(_arrays.pop("about")))

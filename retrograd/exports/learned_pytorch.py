@@ -1,4 +1,4 @@
-"""What a Retrograd job has learned, for training with PyTorch. Needs numpy, torch, and learned.npz beside it.
+"""What a Retrograd job has learned, for training with PyTorch. Needs numpy, torch, and learned_pytorch.npz beside it.
 
     Learned(parameters)      the job's inner optimizer with its learned schedule, as a torch.optim.Optimizer
     penalty(parameters)      what the inner loss gains: the sum of λ·w² with the learned λ
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-with np.load(Path(__file__).with_name("learned.npz"), allow_pickle=False) as _file:
+with np.load(Path(__file__).with_suffix(".npz"), allow_pickle=False) as _file:
     _arrays = {name: _file[name] for name in _file.files}
 
 about = json.loads(str(_arrays.pop("about")))

@@ -1,5 +1,5 @@
-"""The learned schedule, penalties and weights of a job as files that train elsewhere: learned.npz, and a module that
-reads it, copied as it stands: `learned_optax` or `learned_pytorch`.
+"""The learned schedule, penalties and weights of a job as files that train elsewhere: arrays, and a module that
+reads them, copied as it stands: `learned_optax` or `learned_pytorch`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def export(job: Mapping[str, Any], arrays: Path, framework: Framework, folder: P
     }
     content |= _scheduled(spec, layouts, natural) | _beside(spec, layouts, natural)
     folder.mkdir(parents=True, exist_ok=True)
-    module, data = folder / f"learned_{framework}.py", folder / "learned.npz"
+    module, data = folder / f"learned_{framework}.py", folder / f"learned_{framework}.npz"
     np.savez_compressed(data, allow_pickle=False, about=np.array(json.dumps(about)), **content)
     shutil.copyfile(_HERE / module.name, module)
     return module, data

@@ -154,7 +154,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "unknown model": (
         {"problem.model": {"kind": "rnn"}},
         ["problem", "model", "kind"],
-        "unknown kind 'rnn'; must be one of: logistic_regression, mlp, cnn, transformer",
+        "no kind 'rnn' here; must be one of: logistic_regression, mlp, cnn, transformer",
     ),
     "model of no kind": (
         {"problem.model": {}},
@@ -174,7 +174,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
     "unknown problem": (
         {"problem.kind": "ranking"},
         ["problem", "kind"],
-        "unknown kind 'ranking'; must be one of: classifier, regression, multitask, toy",
+        "no kind 'ranking' here; must be one of: classifier, regression, multitask, toy",
     ),
     "half a starting point": (
         {"problem": {"kind": "toy", "start": [0.5]}, "training.batch_size": ...},

@@ -126,7 +126,7 @@ def test_a_job_is_about_one_version(pull):
         ({"settings": {}}, r"problem\.settings\.size: Field required"),
         ({"settings": {"size": "many"}}, r"problem\.settings\.size: .*integer"),
         ({"settings": {"size": 3, "depth": 1}}, r"problem\.settings\.depth: Extra inputs are not permitted"),
-        ({"settings": {"size": 12}}, r"problem\.settings: size is above 9; lower it"),
+        ({"settings": {"size": 12}}, r"problem\.settings: pull says: size is above 9; lower it"),
         ({"learn": ["speed"]}, r"problem\.learn: .*no hyperparameter 'speed'; it has log_step_size, point"),
         ({"initial": {"point": [1.0, 2.0]}}, r"problem\.initial\.point: has another shape"),
     ],

@@ -6,6 +6,8 @@ const text = document.getElementById("json");
 const mistakes = document.getElementById("mistakes");
 const submit = document.getElementById("submit");
 const opened = new Map(); // parts that were opened or closed by hand, by their path
+const FILLED_IN = /added when the job is created/; // by the server: nobody types these
+const OWN = new Set(["program", "plugin"]);
 let schema = null;
 let job = JSON.parse(text.value);
 let key = newKey();
@@ -134,6 +136,10 @@ function part(name, nodes, path, required, said) {
       const next = nodes.find((one) => title(one) === wanted);
       const same = Object.entries(isObject(value) ? value : {}).filter(([inner]) => next && inner in next.properties && inner !== "kind");
       put(path, next && { ...(kindOf(next) ? { kind: kindOf(next) } : {}), ...Object.fromEntries(same) });
+      if (path.join(".") === "problem" && OWN.has(next && kindOf(next))) { // these have hyperparameters and batches of their own
+        delete job.hyperparameters;
+        put(["training", "batch_size"], undefined);
+      }
       opened.set(path.join("."), true);
       show();
     }, required ? "choose" : "none");
@@ -148,7 +154,7 @@ function part(name, nodes, path, required, said) {
     if (details.filled || !chosen || (nodes.length === 1 && !required && (value === undefined || value === null))) return;
     details.filled = true;
     for (const [inner, below] of Object.entries(chosen.properties)) {
-      if (below.const === undefined) details.append(field(inner, below, [...path, inner], chosen.required?.includes(inner)));
+      if (below.const === undefined && !FILLED_IN.test(resolved(below).description ?? "")) details.append(field(inner, below, [...path, inner], chosen.required?.includes(inner)));
     }
   };
   details.fill = fill;

@@ -113,7 +113,8 @@ function follow(facts) {
     const time = Object.assign(document.createElement("time"), { dateTime: event.created_at });
     const kind = Object.assign(document.createElement("strong"), { textContent: event.kind.replaceAll("_", " ") });
     const data = Object.assign(document.createElement("span"), { className: "muted" });
-    data.textContent = Object.keys(event.data).length ? JSON.stringify(event.data) : "";
+    const told = (value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value);
+    data.textContent = Object.entries(event.data).map(([name, value]) => `${name.replaceAll("_", " ")} ${told(value)}`).join(", ");
     line.append(time, " ", kind, " ", data);
     localTimes(line);
     log.prepend(line);
