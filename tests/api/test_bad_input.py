@@ -442,7 +442,7 @@ def test_a_bad_cursor(client):
     assert "after" in problem["detail"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/jobs", "/v1/jobs/not-an-id", "/v1/jobs/not-an-id/iterations"])
+@pytest.mark.parametrize("path", ["/v2/jobs", "/v1/jobs/not-an-id", "/v1/jobs/not-an-id/iterations"])
 def test_nothing_there(client, path):
     assert_problem(client.get(path), 404, "not_found")
 
