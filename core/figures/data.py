@@ -73,3 +73,8 @@ class JobData:
             for row in self.rows
             if name in row.diagnostics and "error" not in row.diagnostics[name]
         ]
+
+
+def layer_of(group: Group) -> str:
+    """What its layer is called."""
+    return (group.name.rpartition(".")[0] or group.name).replace("_", " ")

@@ -18,7 +18,7 @@ from core.figures.canvas import (
     square,
     title,
 )
-from core.figures.data import JobData
+from core.figures.data import JobData, layer_of
 from core.hyperparameters import AUGMENTATIONS, Group
 from core.spec import MultitaskProblem
 
@@ -49,10 +49,10 @@ def schedules(data: JobData) -> Figure:
             row[0].plot(values, linewidth=1.2)
             row = row[:1]
         else:
-            for number, (group, column) in enumerate(zip(data.groups, values.T, strict=True)):
-                kind = number % 2 if by_group else 0
-                colour = COLOURS[number // 2 % len(COLOURS)]
-                row[kind].plot(column, label=f"layer {number // 2 + 1}", color=colour, linewidth=1.2)
+            layers = list(dict.fromkeys(layer_of(group) for group in data.groups))
+            for group, column in zip(data.groups, values.T, strict=True):
+                number, kind = layers.index(layer_of(group)), int(group.name.endswith("biases"))
+                row[kind].plot(column, label=layer_of(group), color=COLOURS[number % len(COLOURS)], linewidth=1.2)
                 title(row[kind], f"{spoken}, {group.name.rpartition('.')[2]}")
         start = np.unique(data.layouts[name].start.values(data.layouts[name].shape))
         row[0].set_ylabel(spoken)
@@ -78,7 +78,7 @@ def init_scales(data: JobData) -> Figure:
     weights = [(place, group) for place, group in enumerate(data.groups) if _is_weights(group)]
     for number, (place, group) in enumerate(weights):
         colour = COLOURS[number % len(COLOURS)]
-        only.plot(iterations, each[:, place], color=colour, label=_layer_name(group))
+        only.plot(iterations, each[:, place], color=colour, label=layer_of(group))
     for inputs in {_inputs_of(group) for _, group in weights}:
         only.axhline(1 / np.sqrt(inputs), color=GUIDE, linestyle="--", linewidth=1, zorder=1)
         only.annotate(
@@ -95,10 +95,6 @@ def init_scales(data: JobData) -> Figure:
 def _is_weights(group: Group) -> bool:
     """Of units with several inputs: not biases, nor those of norms."""
     return group.name.endswith("weights") and len(group.shape) > 1
-
-
-def _layer_name(group: Group) -> str:
-    return group.name.removesuffix(".weights").replace("layer_", "layer ")
 
 
 def _inputs_of(group: Group) -> int:

@@ -16,7 +16,7 @@ from core.figures.canvas import (
     plain_log,
     title,
 )
-from core.figures.data import JobData
+from core.figures.data import JobData, layer_of
 
 _WIDE = 20.0  # times that a curve may fall before its axis is logarithmic
 _MARKED_POINTS = 12  # curves through fewer show them
@@ -107,11 +107,14 @@ def hypergradients(data: JobData) -> Figure:
     for one, name in zip(axes[:, 0], names, strict=True):
         mean = data.measured[f"hypergradient.{name}.mean"]
         error = data.measured[f"hypergradient.{name}.standard_deviation"] / np.sqrt(len(data.rows))
-        columns = mean.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
-        errors = error.reshape(len(mean), -1).T[:: 2 if mean.ndim > 1 else 1]
-        for number, (column, spread) in enumerate(zip(columns, errors, strict=True)):
+        shown = {"all": 0}
+        if mean.ndim > 1:
+            groups = enumerate(data.groups)
+            shown = {layer_of(group): place for place, group in groups if not group.name.endswith("biases")}
+        for number, (layer, place) in enumerate(shown.items()):
+            column, spread = (array.reshape(len(array), -1)[:, place] for array in (mean, error))
             colour = COLOURS[number % len(COLOURS)]
-            one.plot(column, color=colour, label=f"layer {number + 1}", linewidth=1.2)
+            one.plot(column, color=colour, label=layer, linewidth=1.2)
             one.fill_between(
                 range(len(column)), column - spread, column + spread, color=colour, alpha=0.2, linewidth=0
             )

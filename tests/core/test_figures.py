@@ -11,8 +11,9 @@ from core import figures
 from core.errors import UnknownFigure
 from core.figures import JobData, Row
 from core.figures.canvas import _apart, blank, from_zero, plain_log
+from core.figures.data import layer_of
 from core.figures.valley import valley as in_numpy
-from core.hyperparameters import layouts_of
+from core.hyperparameters import Group, layouts_of
 from core.learning import Learner
 from core.problems.toy import valley as in_jax
 from core.shapes import groups_for
@@ -188,3 +189,10 @@ def test_curves_are_drawn_from_zero_unless_that_would_flatten_them():
         axes[0, 0].plot(values)
         from_zero(axes[0, 0])
         assert (axes[0, 0].get_ylim()[0] == 0) == expected
+
+
+def test_layers_are_called_by_their_groups():
+    """Not by their place: keys of attention have no biases."""
+    names = ("layer_1.weights", "layer_1.biases", "block_1.key.weights", "convolution_2.biases", "weights")
+    found = [layer_of(Group(name, (1,))) for name in names]
+    assert found == ["layer 1", "layer 1", "block 1.key", "convolution 2", "weights"]
