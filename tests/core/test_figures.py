@@ -130,7 +130,7 @@ def test_scales_of_convolutions_and_attention_are_drawn(model):
     values = {number: {"init_scale": layouts["init_scale"].initial_values() + number} for number in range(3)}
     data = JobData(spec, groups, layouts, rows=(), values=values, best=2, measured={}, trials=())
     text = figures.draw(data, "init_scales", "svg").decode()
-    first = groups[0].name.removesuffix(".weights")
+    first = layer_of(groups[0])
     assert all(f"<!-- {name} -->" in text for name in (first, "output"))
     assert "norm" not in text  # a scale of one input has no 1/√ to be compared with
 
