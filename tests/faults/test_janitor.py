@@ -52,6 +52,7 @@ def test_a_janitor_killed_while_publishing_loses_no_wake_up(sessions, project, s
     repetitions=DEATHS,
 )
 def test_a_janitor_killed_while_reaping_takes_nothing(sessions, project, settings, broker, tmp_path):
+    settings = settings.model_copy(update={"heartbeat_seconds": 0.5})  # two of which a new janitor lets pass first
     ids = [create(sessions, project) for _ in range(2)]
     for job_id in ids:
         claim(sessions, job_id)
