@@ -3,21 +3,12 @@
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from api.routes import problem_kinds
 from core import plugins
+from tests.compiled import compilations_go_with_their_module  # noqa: F401
 from tests.plugins import packages
-
-jax.config.update("jax_enable_x64", True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compilations_go_with_their_module():
-    """Every compiled program holds memory maps, of which Linux grants a process 65530; without this XLA crashes."""
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,19 +1,10 @@
 """Tests of programs run in 64-bit mode, as every user of the reversible engine must."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.compiled import compilations_go_with_their_module  # noqa: F401
 from tests.programs import recurrent
-
-jax.config.update("jax_enable_x64", True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compilations_go_with_their_module():
-    """Every compiled program holds memory maps, of which Linux grants a process 65530; without this XLA crashes."""
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

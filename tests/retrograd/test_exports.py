@@ -16,21 +16,13 @@ from core.hyperparameters import layouts_of
 from core.learning import Learner
 from core.spec import JobSpec
 from retrograd.exports import Framework, schedule
-
-jax.config.update("jax_enable_x64", True)
+from tests.compiled import compilations_go_with_their_module  # noqa: F401
 
 STEPS, BATCH = 12, 50
 SPLIT = {"train": 200, "valid": 50, "test": 50}
 MLP = {"kind": "mlp", "hidden": [6], "activation": "tanh"}
 CNN = {"kind": "cnn", "channels": [3], "kernel": 3, "pool": 2, "activation": "relu"}
 PER_STEP = {"learn": True, "per": ["step", "group"]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compilations_go_with_their_module():
-    """Every compiled program holds memory maps, of which Linux grants a process 65530."""
-    yield
-    jax.clear_caches()
 
 
 def spec_of(optimizer="sgd", model=MLP, l2=("weight",), **hyperparameters):
