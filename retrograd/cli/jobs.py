@@ -1,23 +1,23 @@
-"""Commands that submit, follow and end jobs."""
+"""Commands that submit, list and follow jobs."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
+from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
-from retrograd.cli.console import complain, err, interruptible, out, print_json, print_rows
-from retrograd.cli.overrides import override
+from retrograd.cli.completion import fields, preset_names
+from retrograd.cli.console import err, interruptible, out, print_json, print_json_line, print_rows
+from retrograd.cli.exits import Exit
+from retrograd.cli.failures import JobEnded
+from retrograd.cli.overrides import Setting
 from retrograd.cli.progress import follow
 from retrograd.cli.render import (
     event_line,
-    failure,
     job_details,
     jobs_table,
     kinds_table,
@@ -25,7 +25,8 @@ from retrograd.cli.render import (
     plan_details,
     presets_table,
 )
-from retrograd.client import Client
+from retrograd.cli.specs import of_file, of_preset, with_settings
+from retrograd.client import ENDED, Client
 
 
 class State(StrEnum):
@@ -43,10 +44,19 @@ def submit(
     spec: Annotated[
         str | None, typer.Argument(metavar="[SPEC.json]", help="A job as JSON; - reads it here.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Name of a preset, instead of a file.")] = None,
-    settings: Annotated[
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Name of a preset, instead of a file.", autocompletion=preset_names),
+    ] = None,
+    changes: Annotated[
         list[str] | None,
-        typer.Option("-s", "--set", metavar="PATH=VALUE", help="Change a field, as meta.num_iterations=100."),
+        typer.Option(
+            "-s",
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change a field, as meta.num_iterations=100.",
+            autocompletion=fields,
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
     dry_run: Annotated[
@@ -60,17 +70,19 @@ def submit(
         raise typer.BadParameter("give either a file with a job or --preset NAME; `retrograd presets` lists them")
     if dry_run and watch:
         raise typer.BadParameter("--dry-run queues no job that --watch could follow; give one of the two")
+    written = None if spec is None else of_file(spec)  # before a server is looked for
+    settings = [Setting.read(text) for text in changes or []]
     with connect(folder) as client:
+        if written is None:
+            written = of_preset(str(preset), client.preset(str(preset)))
+        asked = with_settings(written, settings)
         if dry_run:
-            plan = client.plan(_asked_for(client, spec, preset, settings))
+            plan = asked.accepted(client.plan)
             print_json(plan) if as_json else out.print(*plan_details(plan), sep="\n", soft_wrap=True)
             return
-        if preset is not None and not settings:
-            job = client.create_from_preset(preset)
-        else:
-            job = client.create_job(_asked_for(client, spec, preset, settings))
+        job = asked.accepted(client.create_job)
         if watch:
-            job = _follow(client, str(job["id"]))
+            job = _follow(client, str(job["id"]), as_json=as_json)
         if as_json:
             print_json(job)
         elif watch:
@@ -79,6 +91,7 @@ def submit(
             out.print(
                 f"{job['id']} {job['state']}; `retrograd watch {str(job['id'])[:8]}` follows it", soft_wrap=True
             )
+    if watch:
         _exit_with(job)
 
 
@@ -133,47 +146,26 @@ def logs(
         events = client.events(job_id) if follow else client.past_events(job_id)
         with contextlib.suppress(KeyboardInterrupt), interruptible():
             for event in events:
-                out.print(json.dumps(event) if as_json else event_line(event), markup=not as_json, soft_wrap=True)
+                print_json_line(event) if as_json else out.print(event_line(event), soft_wrap=True)
 
 
-def watch(job: Job = "latest", folder: Folder = None) -> None:
-    """Follow a job to its end. Ctrl-C stops following; the job goes on."""
-    with connect(folder) as client:
-        ended = _follow(client, find_job(client, job))
-        _print_outcome(ended)
-        _exit_with(ended)
+def watch(job: Job = "latest", as_json: AsJson = False, folder: Folder = None) -> None:
+    """Follow a job to its end. Ctrl-C stops following; the job goes on.
 
-
-def cancel(job: Job, folder: Folder = None) -> None:
-    """End a job. What it has learned so far stays."""
+    With --json: everything that happens to it, a line each, and the job as the last line.
+    """
     with connect(folder) as client:
         job_id = find_job(client, job)
-        state = client.cancel(job_id)["state"]
-    out.print(f"{job_id} {'will be cancelled' if state == 'running' else f'is {state}'}")
-
-
-def pause(job: Job, folder: Folder = None) -> None:
-    """Put a job by. `retrograd resume` has it go on after its last meta-iteration."""
-    with connect(folder) as client:
-        job_id = find_job(client, job)
-        state = client.pause(job_id)["state"]
-    out.print(f"{job_id} {'will be paused' if state == 'running' else f'is {state}'}")
-
-
-def resume(job: Job, folder: Folder = None) -> None:
-    """Have a paused job go on."""
-    with connect(folder) as client:
-        job_id = find_job(client, job)
-        state = client.resume(job_id)["state"]
-    out.print(f"{job_id} is {state}")
-
-
-def retry(job: Job, folder: Folder = None) -> None:
-    """Queue a job again that failed or was cancelled. It goes on after its last meta-iteration."""
-    with connect(folder) as client:
-        job_id = find_job(client, job)
-        state = client.retry(job_id)["state"]
-    out.print(f"{job_id} is {state}")
+        if as_json:
+            with _left_alone(job_id, as_json=True):
+                for event in client.events(job_id):
+                    print_json_line(event)
+                ended = client.job(job_id)
+                print_json_line(ended)
+        else:
+            ended = _follow(client, job_id)
+            _print_outcome(ended)
+    _exit_with(ended)
 
 
 def presets(as_json: AsJson = False, folder: Folder = None) -> None:
@@ -196,32 +188,27 @@ def kinds(as_json: AsJson = False, folder: Folder = None) -> None:
         out.print(kinds_table(known))
 
 
-def _asked_for(client: Client, spec: str | None, preset: str | None, settings: list[str] | None) -> dict[str, Any]:
-    document = client.preset(preset) if preset else _read(str(spec))
-    return override(document, settings or [])
+def _follow(client: Client, job_id: str, *, as_json: bool = False) -> dict[str, Any]:
+    with _left_alone(job_id, as_json=as_json):
+        if as_json and not err.is_terminal:
+            return client.wait(job_id)  # who reads JSON here has no use for progress
+        return follow(client, job_id)
 
 
-def _read(spec: str) -> dict[str, Any]:
-    try:
-        document = json.loads(sys.stdin.read() if spec == "-" else Path(spec).read_text())
-    except ValueError as error:
-        raise typer.BadParameter(f"{spec} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise typer.BadParameter(f"{spec} does not hold a JSON object; `retrograd presets --json` shows some")
-    return document
-
-
-def _follow(client: Client, job_id: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _left_alone(job_id: str, *, as_json: bool) -> Iterator[None]:
+    """Ctrl-C ends the watching and not the job."""
     try:
         with interruptible():
-            return follow(client, job_id)
+            yield
     except KeyboardInterrupt:
-        err.print(
-            f"Stopped watching; the job goes on. `retrograd watch {job_id[:8]}` follows it again, "
-            f"`retrograd cancel {job_id[:8]}` ends it.",
-            soft_wrap=True,
-        )
-        raise typer.Exit(130) from None
+        if not as_json:
+            err.print(
+                f"Stopped watching; the job goes on. `retrograd watch {job_id[:8]}` follows it again, "
+                f"`retrograd cancel {job_id[:8]}` ends it.",
+                soft_wrap=True,
+            )
+        raise typer.Exit(Exit.INTERRUPTED) from None
 
 
 def _print_outcome(job: dict[str, Any]) -> None:
@@ -231,6 +218,5 @@ def _print_outcome(job: dict[str, Any]) -> None:
 
 
 def _exit_with(job: dict[str, Any]) -> None:
-    if job["state"] in ("failed", "cancelled"):
-        complain(failure(job))
-        raise typer.Exit(1)
+    if job["state"] in ENDED - {"succeeded"}:
+        raise JobEnded(job)

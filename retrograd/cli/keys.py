@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.completion import key_prefixes
 from retrograd.cli.console import err, out, print_json
+from retrograd.cli.failures import NotFound
 from retrograd.cli.render import keys_table
 from retrograd.client import Client
 
@@ -60,7 +62,9 @@ def list_keys(as_json: AsJson = False, folder: Folder = None) -> None:
 
 @keys.command()
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="What it begins with, or its id.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="What it begins with, or its id.", autocompletion=key_prefixes)
+    ],
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
@@ -69,7 +73,7 @@ def revoke(
         key_id = _find(client, key)
         client.revoke_api_key(key_id)
     if as_json:
-        print_json({"id": key_id})
+        print_json({"id": key_id, "state": "revoked"})
     else:
         out.print(f"{key} is revoked")
 
@@ -85,4 +89,4 @@ def _find(client: Client, key: str) -> str:
     if len(matches) == 1:
         return matches[0]
     what = f"{len(matches)} keys start" if matches else "no key in force starts"
-    raise typer.BadParameter(f"{what} with {key!r}; `retrograd keys list` shows them, each with its id")
+    raise NotFound(f"{what} with {key!r}; `retrograd keys list` shows them, each with its id")

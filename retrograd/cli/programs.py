@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.completion import program_ids
 from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import program_details, programs_table
 
@@ -16,7 +17,7 @@ programs = typer.Typer(
     name="programs", help="Send, list, show and delete problems of your own.", no_args_is_help=True
 )
 
-Program = Annotated[str, typer.Argument(help="Id, pr_…")]
+Program = Annotated[str, typer.Argument(help="Id, pr_…", autocompletion=program_ids)]
 
 
 @programs.command()
@@ -64,8 +65,11 @@ def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> No
 
 
 @programs.command()
-def delete(program: Program, folder: Folder = None) -> None:
+def delete(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a program that no job still runs."""
     with connect(folder) as client:
         client.delete_program(program)
-    out.print(f"{program} is deleted")
+    if as_json:
+        print_json({"id": program, "state": "deleted"})
+    else:
+        out.print(f"{program} is deleted")

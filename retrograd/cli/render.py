@@ -328,10 +328,3 @@ def size(number_of_bytes: int | None) -> str:
             break
         value /= 1000
     return f"{value:.3g} {unit}"
-
-
-def failure(job: Json) -> str:
-    """Why a job did not succeed."""
-    error = job.get("error") or {}
-    reason = error.get("message") or error.get("code")
-    return f"job {job['id']} {job['state']}" + (f": {reason}" if reason else "")

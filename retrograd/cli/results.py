@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from retrograd.cli.app import Folder, Job, connect, find_job
-from retrograd.cli.console import out
+from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
+from retrograd.cli.console import out, print_json
 from retrograd.exports import Framework
 
 Iteration = Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")]
@@ -25,17 +25,24 @@ class Format(StrEnum):
 
 def download(
     job: Job = "latest",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File.  [default: JOB.json]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, or folder for it.  [default: JOB.json]")
+    ] = None,
     iteration: Iteration = "best",
     format: Annotated[Format, typer.Option(help="json for the document, npz for arrays.")] = Format.json,
+    as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Save the hyperparameters that a job has learned."""
     _check_iteration(iteration)
     with connect(folder) as client:
         job_id = find_job(client, job)
-        path = client.download(job_id, output or Path(f"{job_id}.{format}"), iteration, format)
-    out.print(f"Saved {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
+        path = client.download(job_id, _file(output, f"{job_id}.{format}"), iteration, format)
+    size = path.stat().st_size
+    if as_json:
+        print_json({"path": str(path), "bytes": size})
+    else:
+        out.print(f"Saved {path} ({size:,} bytes)", soft_wrap=True)
 
 
 def export_schedule(
@@ -43,6 +50,7 @@ def export_schedule(
     framework: Annotated[Framework, typer.Option("--as", help="optax or pytorch.")] = Framework.optax,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: learned_JOB]")] = None,
     iteration: Iteration = "best",
+    as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Write what a job has learned as a module to train with elsewhere."""
@@ -54,7 +62,10 @@ def export_schedule(
         arrays = client.download(job_id, Path(kept) / "learned.npz", iteration, "npz")
         target = output or Path(f"learned_{job_id[:8]}")
         module, data = schedule.export(client.job(job_id), arrays, framework, target)
-    out.print(f"Saved {module} and {data}", f"`python {module}` says what is in it.", sep="\n", soft_wrap=True)
+    if as_json:
+        print_json({"module": str(module), "data": str(data)})
+    else:
+        out.print(f"Saved {module} and {data}", f"`python {module}` says what is in it.", sep="\n", soft_wrap=True)
 
 
 class Picture(StrEnum):
@@ -68,20 +79,28 @@ def figures(
     job: Job = "latest",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: .]")] = None,
     format: Annotated[Picture, typer.Option(help="png or svg.")] = Picture.png,
+    as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Save all figures of a job's results."""
-    target = output or Path()
+    target, saved = output or Path(), []
     with connect(folder) as client:
         job_id = find_job(client, job)
-        known = client.figures(job_id)
-        target.mkdir(parents=True, exist_ok=True)
-        for figure in known:
+        for figure in client.figures(job_id):
+            target.mkdir(parents=True, exist_ok=True)
             path = target / f"{job_id[:8]}-{figure['name']}.{format}"
             path.write_bytes(client.figure(job_id, figure["name"], format))
-            out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
-    if not known:
+            saved.append({"name": figure["name"], "title": figure["title"], "path": str(path)})
+            if not as_json:
+                out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
+    if as_json:
+        print_json(saved)
+    elif not saved:
         out.print("There is nothing to draw of this job yet.")
+
+
+def _file(output: Path | None, name: str) -> Path:
+    return output / name if output is not None and output.is_dir() else output or Path(name)
 
 
 def _check_iteration(iteration: str) -> None:
