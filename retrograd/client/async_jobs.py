@@ -95,7 +95,9 @@ class AsyncJobs:
         preset: str | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
-        return AsyncJob(self._carrier, await self._carrier.run(send(calls.create_job(spec, preset, idempotency_key))))
+        return AsyncJob(
+            self._carrier, await self._carrier.run(send(calls.create_job(spec, preset, idempotency_key)))
+        )
 
     async def plan(self, spec: JobSpec | Mapping[str, Any]) -> Json:
         return await self._carrier.run(send(calls.plan(spec)))

@@ -101,9 +101,7 @@ def list_events(job_id: str) -> Call[Json]:
 def follow_events(job_id: str, after: int) -> Call[None]:
     """A stream of what happens after the event of this number."""
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-    return Call(
-        "GET", _job(job_id, "events"), nothing, headers=headers, repeatable=True, seconds=_SILENCE_SECONDS
-    )
+    return Call("GET", _job(job_id, "events"), nothing, headers=headers, repeatable=True, seconds=_SILENCE_SECONDS)
 
 
 def hyperparameters(job_id: str, iteration: str | int) -> Call[Hyperparameters]:

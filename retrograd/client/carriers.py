@@ -53,9 +53,7 @@ class Carrier:
                 return self._http.send(call.request(self._http))
             case Open(call, pieces):
                 opened.close()
-                answer = opened.enter_context(
-                    closing(self._http.send(call.request(self._http), stream=True))
-                )
+                answer = opened.enter_context(closing(self._http.send(call.request(self._http), stream=True)))
                 if not answer.is_success:
                     answer.read()
                 return Opened(answer, answer.iter_lines() if pieces == "lines" else answer.iter_bytes())

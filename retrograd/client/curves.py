@@ -24,8 +24,8 @@ NUMBERS = (
 
 
 class Curves(Mapping[str, np.ndarray]):
-    """Arrays by name, with a number for every meta-iteration: `iteration`, int64; `NUMBERS`, float64, NaN where there is
-    none; and `exact`, bool, by its certificate. Each is of the hyperparameters before that meta-iteration's update.
+    """Arrays by name, with a number for every meta-iteration: `iteration`, int64; `NUMBERS`, float64, NaN where there
+    is none; and `exact`, bool, by its certificate. Each is of the hyperparameters before that meta-iteration's update.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -36,7 +36,9 @@ class Curves(Mapping[str, np.ndarray]):
         """Of meta-iterations as the API has them."""
         arrays = {name: np.array([row[name] for row in rows], np.float64) for name in NUMBERS}
         exact = np.array([bool(row["certificate"].get("exact")) for row in rows], bool)
-        return cls({"iteration": np.array([row["iteration"] for row in rows], np.int64)} | arrays | {"exact": exact})
+        return cls(
+            {"iteration": np.array([row["iteration"] for row in rows], np.int64)} | arrays | {"exact": exact}
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for every meta-iteration, by its number."""

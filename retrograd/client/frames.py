@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 
-def pandas() -> ModuleType:
+def pandas() -> Any:
     """The module.
 
     Raises:

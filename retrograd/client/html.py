@@ -76,14 +76,16 @@ def sparkline(array: np.ndarray) -> str:
     low, high = finite.min(), finite.max()
     across = np.linspace(1, _WIDTH - 1, len(array))
     down = _HEIGHT - 2 - (_HEIGHT - 4) * (array - low) / ((high - low) or 1)
-    lines = "".join(
-        f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, line, strict=True) if np.isfinite(y))}"/>'
-        for line in down.T
-    )
+    lines = "".join(f'<polyline points="{_points(across, line)}"/>' for line in down.T)
     return (
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="values over steps" fill="none" stroke="currentColor" stroke-opacity=".7">{lines}</svg>'
     )
+
+
+def _points(across: np.ndarray, down: np.ndarray) -> str:
+    seen = np.isfinite(down)
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across[seen], down[seen], strict=True))
 
 
 def _facts(document: Json) -> Iterable[tuple[str, str]]:

@@ -83,8 +83,8 @@ class Hyperparameters(Mapping[str, np.ndarray]):
     def to_pandas(self, name: str) -> pd.DataFrame:
         """A row for every value of one of them: a column for each axis, and `value`.
 
-        Groups go by their names, all else by numbers from 0. Where there is a value for each elementary parameter, `weight`
-        numbers them within their group, row by row.
+        Groups go by their names, all else by numbers from 0. Where there is a value for each elementary parameter,
+        `weight` numbers them within their group, row by row.
         """
         array = self[name]
         columns: dict[str, Any] = {}
@@ -128,4 +128,6 @@ class Hyperparameters(Mapping[str, np.ndarray]):
 
 
 def _listed(array: np.ndarray) -> Any:
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    shown = array.astype(object)
+    shown[~np.isfinite(array)] = None
+    return shown.tolist()
