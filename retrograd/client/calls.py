@@ -67,9 +67,9 @@ def look_at_job(job_id: str, etag: str | None) -> Call[Seen | None]:
 
 
 def list_jobs(
-    limit: int = _PAGE, state: str | None = None, search: str | None = None, preset: str | None = None
+    limit: int | None = None, state: str | None = None, search: str | None = None, preset: str | None = None
 ) -> Call[Json]:
-    asked = {"limit": limit, "state": state, "search": search, "preset": preset}
+    asked = {"limit": _PAGE if limit is None else limit, "state": state, "search": search, "preset": preset}
     return Call("GET", "/v1/jobs", document, params=asked, repeatable=True)
 
 

@@ -39,6 +39,9 @@ class Awaited:
     def __getitem__(self, field):
         return self._value[field]
 
+    def __repr__(self):
+        return repr(self._value)
+
     def _plain(self, value):
         if inspect.iscoroutine(value):
             return self._plain(self._runner.run(value))
@@ -46,7 +49,7 @@ class Awaited:
             return self._iterated(value)
         if callable(value):
             return lambda *arguments, **more: self._plain(value(*arguments, **more))
-        if type(value) is list:
+        if isinstance(value, list):
             return [self._plain(each) for each in value]
         return Awaited(value, self._runner) if ".async_" in type(value).__module__ else value
 
