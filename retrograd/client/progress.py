@@ -41,9 +41,9 @@ class _Bar:
 
     def show(self, job: SeenJob) -> None:
         self._bar.set_description_str(job.state, refresh=False)
-        if job["latest_outer_loss"] is not None:
-            news = f"outer loss {job['latest_outer_loss']:.4g}, best {job['best_outer_loss']:.4g}"
-            self._bar.set_postfix_str(news, refresh=False)
+        losses = {"outer loss": job["latest_outer_loss"], "best": job["best_outer_loss"]}
+        news = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items() if loss is not None)
+        self._bar.set_postfix_str(news, refresh=False)
         self._bar.update(job["progress"]["meta_iteration"] - self._bar.n)
         self._bar.refresh()
 

@@ -50,7 +50,7 @@ class Awaited:
         if callable(value):
             return lambda *arguments, **more: self._plain(value(*arguments, **more))
         if isinstance(value, list):
-            return [self._plain(each) for each in value]
+            return type(value)(self._plain(each) for each in value)
         return Awaited(value, self._runner) if ".async_" in type(value).__module__ else value
 
     def _iterated(self, iterator):

@@ -2,7 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from retrograd.client import carriers
+from retrograd.client import Client, carriers
+from tests.api.test_jobs import work
+from tests.builders import SMALL
 from tests.retrograd.client.both import KINDS, connecting
 
 
@@ -17,6 +19,21 @@ def connect(request):
 def ours(connect, url, key):
     """A client of the API, of one kind."""
     return connect(url, key)
+
+
+@pytest.fixture
+def waiting(url, key):
+    """A client that waits, for what is the same with both."""
+    with Client(url, key) as client:
+        yield client
+
+
+@pytest.fixture
+def learned(waiting, sessions):
+    """A job that has succeeded."""
+    job = waiting.jobs.create(SMALL)
+    work(sessions, job.document)
+    return job.refresh()
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ def test_a_job_from_its_creation_to_its_deletion(ours, sessions):
     assert job.wait(timeout=10).state == "succeeded"
     assert job["losses"]["best"]["test"] == 4
     assert [event["kind"] for event in job.past_events()][-1] == "succeeded"
+    assert job.curves()["outer_loss"][0] == 3
+    assert job.hyperparameters().iteration == 1
     job.delete()
     with pytest.raises(ApiError, match="unknown_job"):
         job.refresh()
