@@ -11,7 +11,7 @@ import typer
 from retrograd.cli.completion import job_ids
 from retrograd.cli.exits import EPILOG
 from retrograd.cli.failures import NotFound
-from retrograd.client import Client
+from retrograd.client import Client, Job
 from retrograd.home import Home
 
 _SEARCHED = 100  # jobs among which an abbreviated id is looked for
@@ -32,8 +32,10 @@ Folder = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _ABBREVIATED = "its first characters, or `latest`."
-Job = Annotated[str, typer.Argument(metavar="JOB", help=f"Id of a job, {_ABBREVIATED}", autocompletion=job_ids)]
-Jobs = Annotated[
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help=f"Id of a job, {_ABBREVIATED}", autocompletion=job_ids)
+]
+JobNames = Annotated[
     list[str], typer.Argument(metavar="JOB...", help=f"Ids of jobs, {_ABBREVIATED}", autocompletion=job_ids)
 ]
 
@@ -60,24 +62,23 @@ def connect(folder: Path | None = None) -> Client:
     return Client(home=Home(folder))
 
 
-def find_job(client: Client, job: str) -> str:
-    """The full id that `job` abbreviates."""
-    return find_jobs(client, [job])[0]
+def find_job(client: Client, name: str) -> Job:
+    """The job that `name` abbreviates. What is seen of it may be only what lists have."""
+    return find_jobs(client, [name])[0]
 
 
-def find_jobs(client: Client, jobs: Sequence[str]) -> list[str]:
-    """The full ids that `jobs` abbreviate, each once, in the same order."""
-    known = [str(each["id"]) for each in client.jobs(_SEARCHED)] if any(len(job) < _FULL for job in jobs) else []
-    return list(dict.fromkeys(_found(job, known) for job in jobs))
+def find_jobs(client: Client, names: Sequence[str]) -> list[Job]:
+    """The jobs that `names` abbreviate, each once, in the same order."""
+    newest = client.jobs.list(_SEARCHED) if any(len(name) < _FULL for name in names) else []
+    found = (client.jobs.get(name) if len(name) >= _FULL else _among(newest, name) for name in names)
+    return list({job.id: job for job in found}.values())
 
 
-def _found(job: str, known: list[str]) -> str:
-    if len(job) >= _FULL:
-        return job
-    if not known:
+def _among(jobs: Sequence[Job], name: str) -> Job:
+    if not jobs:
         raise NotFound("there is no job yet; `retrograd submit --preset digits-schedules` makes one")
-    matches = known[:1] if job == "latest" else [each for each in known if job and each.startswith(job)]
+    matches = jobs[:1] if name == "latest" else [job for job in jobs if name and job.id.startswith(name)]
     if len(matches) == 1:
         return matches[0]
     what = f"{len(matches)} jobs start" if matches else f"none of the newest {_SEARCHED} jobs starts"
-    raise NotFound(f"{what} with {job!r}; `retrograd ls` lists them")
+    raise NotFound(f"{what} with {name!r}; `retrograd ls` lists them")

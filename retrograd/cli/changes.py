@@ -2,86 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from retrograd.cli.app import AsJson, Folder, Jobs, connect, find_jobs
+from retrograd.cli.app import AsJson, Folder, JobNames, connect, find_jobs
 from retrograd.cli.console import confirmed, out, print_json
 from retrograd.cli.failures import Failure
-from retrograd.client import ApiError
+from retrograd.client import ApiError, Job
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def pause(jobs: Jobs, as_json: AsJson = False, folder: Folder = None) -> None:
+def pause(jobs: JobNames, as_json: AsJson = False, folder: Folder = None) -> None:
     """Put jobs by. `retrograd resume` has them go on after their last meta-iteration."""
     with connect(folder) as client:
-        _each(client.pause, find_jobs(client, jobs), "will be paused", as_json=as_json)
+        _each(Job.pause, find_jobs(client, jobs), "will be paused", as_json=as_json)
 
 
-def resume(jobs: Jobs, as_json: AsJson = False, folder: Folder = None) -> None:
+def resume(jobs: JobNames, as_json: AsJson = False, folder: Folder = None) -> None:
     """Have paused jobs go on."""
     with connect(folder) as client:
-        _each(client.resume, find_jobs(client, jobs), as_json=as_json)
+        _each(Job.resume, find_jobs(client, jobs), as_json=as_json)
 
 
-def retry(jobs: Jobs, as_json: AsJson = False, folder: Folder = None) -> None:
+def retry(jobs: JobNames, as_json: AsJson = False, folder: Folder = None) -> None:
     """Queue jobs again that failed or were cancelled. They go on after their last meta-iteration."""
     with connect(folder) as client:
-        _each(client.retry, find_jobs(client, jobs), as_json=as_json)
+        _each(Job.retry, find_jobs(client, jobs), as_json=as_json)
 
 
-def cancel(jobs: Jobs, yes: Yes = False, as_json: AsJson = False, folder: Folder = None) -> None:
+def cancel(jobs: JobNames, yes: Yes = False, as_json: AsJson = False, folder: Folder = None) -> None:
     """End jobs. What they have learned so far stays."""
     with connect(folder) as client:
-        ids = find_jobs(client, jobs)
-        if len(ids) > 1:
-            confirmed(f"Cancel {len(ids)} jobs?", yes=yes)
-        _each(client.cancel, ids, "will be cancelled", as_json=as_json)
+        found = find_jobs(client, jobs)
+        if len(found) > 1:
+            confirmed(f"Cancel {len(found)} jobs?", yes=yes)
+        _each(Job.cancel, found, "will be cancelled", as_json=as_json)
 
 
-def delete(jobs: Jobs, yes: Yes = False, as_json: AsJson = False, folder: Folder = None) -> None:
+def delete(jobs: JobNames, yes: Yes = False, as_json: AsJson = False, folder: Folder = None) -> None:
     """Remove ended jobs and all that they have learned."""
     with connect(folder) as client:
-        ids = find_jobs(client, jobs)
-        what = f"job {ids[0]}" if len(ids) == 1 else f"{len(ids)} jobs"
+        found = find_jobs(client, jobs)
+        what = f"job {found[0].id}" if len(found) == 1 else f"{len(found)} jobs"
         confirmed(f"Delete {what} and all that was learned?", yes=yes)
+        _each(_deleted, found, as_json=as_json)
 
-        def remove(job_id: str) -> dict[str, Any]:
-            client.delete(job_id)
-            return {"id": job_id, "state": "deleted"}
 
-        _each(remove, ids, as_json=as_json)
+def _deleted(job: Job) -> Mapping[str, Any]:
+    job.delete()
+    return {"id": job.id, "state": "deleted"}
 
 
 def _each(
-    change: Callable[[str], dict[str, Any]], ids: Sequence[str], of_running: str = "", *, as_json: bool
+    change: Callable[[Job], Mapping[str, Any]], jobs: Sequence[Job], of_running: str = "", *, as_json: bool
 ) -> None:
     """Change one after the other. A job that refuses does not hinder those after it, and decides the exit status.
 
     Args:
-        change: takes an id; answers with the job.
-        ids: of jobs.
+        change: answers with what has become of the job.
+        jobs: to be changed.
         of_running: what is said of a job that goes on until its worker hears of the change.
         as_json: print the jobs as one list.
     """
     changed, refused = [], []
-    for job_id in ids:
+    for job in jobs:
         try:
-            job = change(job_id)
+            now = change(job)
         except ApiError as error:
             failure = Failure.of(error)
-            named = f"{job_id[:8]}: {failure.message}" if len(ids) > 1 else failure.message
+            named = f"{job.id[:8]}: {failure.message}" if len(jobs) > 1 else failure.message
             replace(failure, message=named).tell(as_json=as_json)
             refused.append(failure)
             continue
-        changed.append(job)
+        changed.append(dict(now))
         if not as_json:
-            said = of_running if of_running and job["state"] == "running" else f"is {job['state']}"
-            out.print(f"{job_id} {said}", soft_wrap=True)
+            said = of_running if of_running and now["state"] == "running" else f"is {now['state']}"
+            out.print(f"{job.id} {said}", soft_wrap=True)
     if as_json:
         print_json(changed)
     if refused:

@@ -35,7 +35,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which one.")]) -> No
 
     For bash: `retrograd completion bash >> ~/.bashrc`. Or have it installed by `retrograd --install-completion`.
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     names = {"prog_name": "retrograd", "complete_var": "_RETROGRAD_COMPLETE"}
     typer.echo(get_completion_script(**names, shell=shell.value))
@@ -46,25 +46,25 @@ def job_ids(ctx: typer.Context, incomplete: str) -> list[Suggestion]:
 
     def newest(client: Client) -> list[Suggestion]:
         length = _SHORT if len(incomplete) <= _SHORT else None
-        return [(str(job["id"])[:length], f"{job['state']} {job['name']}".strip()) for job in client.jobs(_SHOWN)]
+        return [(job.id[:length], f"{job.state} {job.name}".strip()) for job in client.jobs.list(_SHOWN)]
 
     return [("latest", "the newest one"), *_from_server(ctx, newest)]
 
 
 def dataset_ids(ctx: typer.Context) -> list[Suggestion]:
     """The newest data sets."""
-    return _from_server(ctx, lambda client: [(one["id"], one["name"]) for one in client.datasets(_SHOWN)])
+    return _from_server(ctx, lambda client: [(one["id"], one["name"]) for one in client.datasets.list(_SHOWN)])
 
 
 def program_ids(ctx: typer.Context) -> list[Suggestion]:
     """The newest programs."""
-    return _from_server(ctx, lambda client: [(one["id"], one["name"]) for one in client.programs(_SHOWN)])
+    return _from_server(ctx, lambda client: [(one["id"], one["name"]) for one in client.programs.list(_SHOWN)])
 
 
 def key_prefixes(ctx: typer.Context) -> list[Suggestion]:
     """The keys in force."""
     return _from_server(
-        ctx, lambda client: [(one["prefix"], one["name"]) for one in client.api_keys() if not one["revoked_at"]]
+        ctx, lambda client: [(one["prefix"], one["name"]) for one in client.keys.list() if not one["revoked_at"]]
     )
 
 

@@ -69,7 +69,9 @@ def upload(
         raise typer.BadParameter(f"{next(iter(given))} is said of a table; name its --target too")
     columns = None if target is None else {"target": target, **given}
     with connect(folder) as client:
-        sent = client.upload(files[0] if len(files) == 1 else (files[0], files[1]), name or files[0].stem, columns)
+        sent = client.datasets.upload(
+            files[0] if len(files) == 1 else (files[0], files[1]), name or files[0].stem, columns
+        )
     if as_json:
         print_json(sent)
     else:
@@ -83,7 +85,7 @@ def upload(
 def show(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> None:
     """Show what is in a data set: classes or targets, and of a table its columns and first rows."""
     with connect(folder) as client:
-        found = client.dataset(dataset)
+        found = client.datasets.get(dataset)
     if as_json:
         print_json(found)
         return
@@ -102,7 +104,7 @@ def list_(
 ) -> None:
     """Show the newest data sets."""
     with connect(folder) as client:
-        found = client.datasets(limit)
+        found = client.datasets.list(limit)
     none = "No data sets yet; `retrograd datasets upload FILE.npz` makes one."
     print_rows(found, datasets_table, none=none, as_json=as_json)
 
@@ -111,7 +113,7 @@ def list_(
 def delete(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a data set that no job still learns from."""
     with connect(folder) as client:
-        client.delete_dataset(dataset)
+        client.datasets.delete(dataset)
     if as_json:
         print_json({"id": dataset, "state": "deleted"})
     else:

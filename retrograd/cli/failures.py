@@ -14,7 +14,7 @@ from core.errors import CoreError
 from retrograd.cli.console import complain, err
 from retrograd.cli.exits import Exit, of_http
 from retrograd.cli.mistakes import Refused
-from retrograd.client import ApiError, ServerUnreachable
+from retrograd.client import ApiError, Job, ServerUnreachable
 
 
 class NotFound(CoreError):  # noqa: N818 - named for what happened
@@ -26,11 +26,11 @@ class NotFound(CoreError):  # noqa: N818 - named for what happened
 class JobEnded(CoreError):  # noqa: N818
     """A job that ended without success."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        error = job.get("error") or {}
-        self.code = error.get("code") or job["state"]  # type: ignore[misc]
+    def __init__(self, job: Job) -> None:
+        error = job["error"] or {}
+        self.code = error.get("code") or job.state  # type: ignore[misc]
         reason = error.get("message") or error.get("code")
-        super().__init__(f"job {job['id']} {job['state']}" + (f": {reason}" if reason else ""))
+        super().__init__(f"job {job.id} {job.state}" + (f": {reason}" if reason else ""))
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated
 
 import typer
 
-from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
+from retrograd.cli.app import AsJson, Folder, JobName, connect, find_job
 from retrograd.cli.completion import fields, preset_names
 from retrograd.cli.console import err, interruptible, out, print_json, print_json_line, print_rows
 from retrograd.cli.exits import Exit
-from retrograd.cli.failures import JobEnded
+from retrograd.cli.failures import JobEnded, NotFound
 from retrograd.cli.overrides import Setting
 from retrograd.cli.progress import follow
 from retrograd.cli.render import (
@@ -26,7 +27,9 @@ from retrograd.cli.render import (
     presets_table,
 )
 from retrograd.cli.specs import of_file, of_preset, with_settings
-from retrograd.client import ENDED, Client
+from retrograd.client import ApiError, Client, Job
+
+_PAGE = 100  # jobs that one request can bring
 
 
 class State(StrEnum):
@@ -73,24 +76,23 @@ def submit(
     written = None if spec is None else of_file(spec)  # before a server is looked for
     settings = [Setting.read(text) for text in changes or []]
     with connect(folder) as client:
-        if written is None:
-            written = of_preset(str(preset), client.preset(str(preset)))
-        asked = with_settings(written, settings)
-        if dry_run:
-            plan = asked.accepted(client.plan)
-            print_json(plan) if as_json else out.print(*plan_details(plan), sep="\n", soft_wrap=True)
-            return
-        job = asked.accepted(client.create_job)
+        if written is None and not settings and not dry_run:
+            job = _from_preset(client, str(preset))
+        else:
+            asked = with_settings(written or of_preset(str(preset), client.presets.get(str(preset))), settings)
+            if dry_run:
+                plan = asked.accepted(client.jobs.plan)
+                print_json(plan) if as_json else out.print(*plan_details(plan), sep="\n", soft_wrap=True)
+                return
+            job = asked.accepted(client.jobs.create)
         if watch:
-            job = _follow(client, str(job["id"]), as_json=as_json)
+            _follow(job, as_json=as_json)
         if as_json:
-            print_json(job)
+            print_json(job.document)
         elif watch:
             _print_outcome(job)
         else:
-            out.print(
-                f"{job['id']} {job['state']}; `retrograd watch {str(job['id'])[:8]}` follows it", soft_wrap=True
-            )
+            out.print(f"{job.id} {job.state}; `retrograd watch {job.id[:8]}` follows it", soft_wrap=True)
     if watch:
         _exit_with(job)
 
@@ -98,27 +100,31 @@ def submit(
 def ls(
     state: Annotated[State | None, typer.Option(help="Only jobs of this state.")] = None,
     search: Annotated[str | None, typer.Option(help="Only jobs whose name holds this.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All there are, however many.")] = False,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many jobs at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many jobs at most.")] = 20,
     folder: Folder = None,
 ) -> None:
     """List the newest jobs."""
     with connect(folder) as client:
-        found = client.jobs(limit, state=state, search=search)
+        if limit <= _PAGE and not all_:
+            jobs: list[Job] = client.jobs.list(limit, state=state, search=search)
+        else:
+            jobs = list(islice(client.jobs.all(state=state, search=search), None if all_ else limit))
     none = "No jobs yet; `retrograd submit --preset digits-schedules` makes one."
     if state is not None or search is not None:
         none = "No job is like that."
-    print_rows(found, jobs_table, none=none, as_json=as_json)
+    print_rows([job.document for job in jobs], jobs_table, none=none, as_json=as_json)
 
 
-def show(job: Job = "latest", as_json: AsJson = False, folder: Folder = None) -> None:
+def show(job: JobName = "latest", as_json: AsJson = False, folder: Folder = None) -> None:
     """Show all about a job."""
     with connect(folder) as client:
-        document = client.job(find_job(client, job))
+        found = find_job(client, job).refresh()
     if as_json:
-        print_json(document)
+        print_json(found.document)
     else:
-        out.print(job_details(document))
+        out.print(job_details(found))
 
 
 def status(
@@ -129,49 +135,48 @@ def status(
 ) -> None:
     """Show the newest jobs, or one of them: `ls` and `show` in one."""
     if job is None:
-        ls(None, None, as_json, limit, folder)
+        ls(as_json=as_json, limit=limit, folder=folder)
     else:
         show(job, as_json, folder)
 
 
 def logs(
-    job: Job = "latest",
+    job: JobName = "latest",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Show what happened to a job, in order."""
     with connect(folder) as client:
-        job_id = find_job(client, job)
-        events = client.events(job_id) if follow else client.past_events(job_id)
+        found = find_job(client, job)
+        events = found.events() if follow else found.past_events()
         with contextlib.suppress(KeyboardInterrupt), interruptible():
             for event in events:
                 print_json_line(event) if as_json else out.print(event_line(event), soft_wrap=True)
 
 
-def watch(job: Job = "latest", as_json: AsJson = False, folder: Folder = None) -> None:
+def watch(job: JobName = "latest", as_json: AsJson = False, folder: Folder = None) -> None:
     """Follow a job to its end. Ctrl-C stops following; the job goes on.
 
     With --json: everything that happens to it, a line each, and the job as the last line.
     """
     with connect(folder) as client:
-        job_id = find_job(client, job)
+        found = find_job(client, job)
         if as_json:
-            with _left_alone(job_id, as_json=True):
-                for event in client.events(job_id):
+            with _left_alone(found, as_json=True):
+                for event in found.events():
                     print_json_line(event)
-                ended = client.job(job_id)
-                print_json_line(ended)
+                print_json_line(found.refresh().document)
         else:
-            ended = _follow(client, job_id)
-            _print_outcome(ended)
-    _exit_with(ended)
+            _follow(found)
+            _print_outcome(found)
+    _exit_with(found)
 
 
 def presets(as_json: AsJson = False, folder: Folder = None) -> None:
     """List jobs that are ready to be submitted."""
     with connect(folder) as client:
-        known = [client.preset(name) for name in client.presets()]
+        known = [client.presets.get(name) for name in client.presets.names()]
     if as_json:
         print_json(known)
     else:
@@ -188,15 +193,26 @@ def kinds(as_json: AsJson = False, folder: Folder = None) -> None:
         out.print(kinds_table(known))
 
 
-def _follow(client: Client, job_id: str, *, as_json: bool = False) -> dict[str, Any]:
-    with _left_alone(job_id, as_json=as_json):
+def _from_preset(client: Client, name: str) -> Job:
+    """As it stands: for that a key need not be one that may read."""
+    try:
+        return client.jobs.create(preset=name)
+    except ApiError as error:
+        if error.code == "invalid_parameter":
+            raise NotFound(error.errors[0]["msg"]) from error
+        raise
+
+
+def _follow(job: Job, *, as_json: bool = False) -> None:
+    with _left_alone(job, as_json=as_json):
         if as_json and not err.is_terminal:
-            return client.wait(job_id)  # who reads JSON here has no use for progress
-        return follow(client, job_id)
+            job.wait(progress=False)  # who reads JSON here has no use for progress
+        else:
+            follow(job)
 
 
 @contextlib.contextmanager
-def _left_alone(job_id: str, *, as_json: bool) -> Iterator[None]:
+def _left_alone(job: Job, *, as_json: bool) -> Iterator[None]:
     """Ctrl-C ends the watching and not the job."""
     try:
         with interruptible():
@@ -204,19 +220,19 @@ def _left_alone(job_id: str, *, as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if not as_json:
             err.print(
-                f"Stopped watching; the job goes on. `retrograd watch {job_id[:8]}` follows it again, "
-                f"`retrograd cancel {job_id[:8]}` ends it.",
+                f"Stopped watching; the job goes on. `retrograd watch {job.id[:8]}` follows it again, "
+                f"`retrograd cancel {job.id[:8]}` ends it.",
                 soft_wrap=True,
             )
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def _print_outcome(job: dict[str, Any]) -> None:
+def _print_outcome(job: Job) -> None:
     out.print(*outcome(job), sep="\n", soft_wrap=True)
-    if job["state"] == "succeeded":
-        out.print(f"`retrograd download {job['id'][:8]}` saves what it learned.", soft_wrap=True)
+    if job.state == "succeeded":
+        out.print(f"`retrograd download {job.id[:8]}` saves what it learned.", soft_wrap=True)
 
 
-def _exit_with(job: dict[str, Any]) -> None:
-    if job["state"] in ENDED - {"succeeded"}:
+def _exit_with(job: Job) -> None:
+    if job.ended and job.state != "succeeded":
         raise JobEnded(job)

@@ -41,7 +41,7 @@ def create(
 ) -> None:
     """Make a key and print it. It is shown this once."""
     with connect(folder) as client:
-        key = client.create_api_key(name, [scope.value for scope in scopes])
+        key = client.keys.create(name, [scope.value for scope in scopes])
     if as_json:
         print_json(key)
     else:
@@ -53,7 +53,7 @@ def create(
 def list_keys(as_json: AsJson = False, folder: Folder = None) -> None:
     """Show the keys of the project, but for themselves."""
     with connect(folder) as client:
-        known = client.api_keys()
+        known = client.keys.list()
     if as_json:
         print_json(known)
     else:
@@ -71,7 +71,7 @@ def revoke(
     """Have a key refused from now on."""
     with connect(folder) as client:
         key_id = _find(client, key)
-        client.revoke_api_key(key_id)
+        client.keys.revoke(key_id)
     if as_json:
         print_json({"id": key_id, "state": "revoked"})
     else:
@@ -83,7 +83,7 @@ def _find(client: Client, key: str) -> str:
     wanted = key.removesuffix("…")
     matches = [
         str(each["id"])
-        for each in client.api_keys()
+        for each in client.keys.list()
         if not each["revoked_at"] and wanted and (each["id"] == wanted or each["prefix"].startswith(wanted))
     ]
     if len(matches) == 1:

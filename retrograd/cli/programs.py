@@ -29,7 +29,7 @@ def upload(
 ) -> None:
     """Send a program, which the server checks and keeps."""
     with connect(folder) as client:
-        sent = client.upload_program(file, name or file.stem)
+        sent = client.programs.upload(file, name or file.stem)
     if as_json:
         print_json(sent)
         return
@@ -48,7 +48,7 @@ def list_(
 ) -> None:
     """Show the newest programs."""
     with connect(folder) as client:
-        found = client.programs(limit)
+        found = client.programs.list(limit)
     none = "No programs yet; `retrograd programs upload FILE.zip` sends one that export_problem has written."
     print_rows(found, programs_table, none=none, as_json=as_json)
 
@@ -57,7 +57,7 @@ def list_(
 def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Show what a program takes and returns, and what the server found in it."""
     with connect(folder) as client:
-        found = client.program(program)
+        found = client.programs.get(program)
     if as_json:
         print_json(found)
     else:
@@ -68,7 +68,7 @@ def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> No
 def delete(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a program that no job still runs."""
     with connect(folder) as client:
-        client.delete_program(program)
+        client.programs.delete(program)
     if as_json:
         print_json({"id": program, "state": "deleted"})
     else:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
 from retrograd.cli.console import err
 from retrograd.cli.render import duration, number
-from retrograd.client import Client
+from retrograd.client import Job
 
 _BAR_WIDTH = 12  # leaves room for the news on 80 columns
 _SLOW_SECONDS = 2.0  # after which a first meta-iteration is being compiled
 
 
-def follow(client: Client, job_id: str, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Show progress until the job has ended, and return it. `check` is called after every poll."""
+def follow(job: Job, check: Callable[[], None] = lambda: None) -> None:
+    """Show progress until the job has ended. `check` is called after every poll."""
     tell = _Teller()
     if not err.is_terminal:
-        return client.wait(job_id, _lines(tell, check))
+        job.wait(progress=_lines(tell, check))
+        return
     columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[news]}"))
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("queued", total=None, news="")
 
-        def show(job: dict[str, Any]) -> None:
+        def show(job: Job) -> None:
             progress = job["progress"]
             bar.update(
                 task,
@@ -36,14 +36,14 @@ def follow(client: Client, job_id: str, check: Callable[[], None] = lambda: None
             )
             check()
 
-        return client.wait(job_id, show)
+        job.wait(progress=show)
 
 
-def _lines(tell: _Teller, check: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+def _lines(tell: _Teller, check: Callable[[], None]) -> Callable[[Job], None]:
     """A line for every tenth of the way, and for every change of state."""
     shown: set[tuple[str, int, str]] = set()
 
-    def show(job: dict[str, Any]) -> None:
+    def show(job: Job) -> None:
         progress = job["progress"]
         place = (job["state"], 10 * progress["meta_iteration"] // progress["of"], tell.phase(job))
         if place not in shown:
@@ -60,7 +60,7 @@ class _Teller:
     def __init__(self) -> None:
         self._running_since: float | None = None
 
-    def phase(self, job: dict[str, Any]) -> str:
+    def phase(self, job: Job) -> str:
         """What a running job does while its meta-iterations stand still."""
         if job["state"] != "running":
             self._running_since = None
@@ -74,7 +74,7 @@ class _Teller:
             return ""
         return "searching" if job["spec"]["meta"]["warm_start"] and not job["losses"] else "compiling"
 
-    def news(self, job: dict[str, Any]) -> str:
+    def news(self, job: Job) -> str:
         """In one line."""
         progress = job["progress"]
         news = [f"meta-iteration {progress['meta_iteration']}/{progress['of']}"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-Json = dict[str, Any]
+Json = Mapping[str, Any]
 
 _SHOWN_COLUMNS = 8  # of a table's rows
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from retrograd.cli.app import AsJson, Folder, Job, connect, find_job
+from retrograd.cli.app import AsJson, Folder, JobName, connect, find_job
 from retrograd.cli.console import out, print_json
 from retrograd.exports import Framework
 
@@ -24,7 +24,7 @@ class Format(StrEnum):
 
 
 def download(
-    job: Job = "latest",
+    job: JobName = "latest",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File, or folder for it.  [default: JOB.json]")
     ] = None,
@@ -36,8 +36,8 @@ def download(
     """Save the hyperparameters that a job has learned."""
     _check_iteration(iteration)
     with connect(folder) as client:
-        job_id = find_job(client, job)
-        path = client.download(job_id, _file(output, f"{job_id}.{format}"), iteration, format)
+        found = find_job(client, job)
+        path = found.download(_file(output, f"{found.id}.{format}"), iteration, format)
     size = path.stat().st_size
     if as_json:
         print_json({"path": str(path), "bytes": size})
@@ -46,7 +46,7 @@ def download(
 
 
 def export_schedule(
-    job: Job = "latest",
+    job: JobName = "latest",
     framework: Annotated[Framework, typer.Option("--as", help="optax or pytorch.")] = Framework.optax,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: learned_JOB]")] = None,
     iteration: Iteration = "best",
@@ -58,10 +58,9 @@ def export_schedule(
 
     _check_iteration(iteration)
     with connect(folder) as client, tempfile.TemporaryDirectory() as kept:
-        job_id = find_job(client, job)
-        arrays = client.download(job_id, Path(kept) / "learned.npz", iteration, "npz")
-        target = output or Path(f"learned_{job_id[:8]}")
-        module, data = schedule.export(client.job(job_id), arrays, framework, target)
+        found = find_job(client, job).refresh()
+        arrays = found.download(Path(kept) / "learned.npz", iteration, "npz")
+        module, data = schedule.export(found, arrays, framework, output or Path(f"learned_{found.id[:8]}"))
     if as_json:
         print_json({"module": str(module), "data": str(data)})
     else:
@@ -76,7 +75,7 @@ class Picture(StrEnum):
 
 
 def figures(
-    job: Job = "latest",
+    job: JobName = "latest",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: .]")] = None,
     format: Annotated[Picture, typer.Option(help="png or svg.")] = Picture.png,
     as_json: AsJson = False,
@@ -85,11 +84,11 @@ def figures(
     """Save all figures of a job's results."""
     target, saved = output or Path(), []
     with connect(folder) as client:
-        job_id = find_job(client, job)
-        for figure in client.figures(job_id):
+        found = find_job(client, job)
+        for figure in found.figures():
             target.mkdir(parents=True, exist_ok=True)
-            path = target / f"{job_id[:8]}-{figure['name']}.{format}"
-            path.write_bytes(client.figure(job_id, figure["name"], format))
+            path = target / f"{found.id[:8]}-{figure['name']}.{format}"
+            path.write_bytes(found.figure(figure["name"], format))
             saved.append({"name": figure["name"], "title": figure["title"], "path": str(path)})
             if not as_json:
                 out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)

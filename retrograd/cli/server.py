@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from retrograd.cli.overrides import Setting
 from retrograd.cli.progress import follow
 from retrograd.cli.render import duration, outcome
 from retrograd.cli.specs import of_preset, with_settings
-from retrograd.client import Client, ServerUnreachable
+from retrograd.client import Client, Job, ServerUnreachable
 from retrograd.home import Home
 from retrograd.local.stack import DEFAULT_PORT, Stack
 
@@ -85,19 +85,19 @@ def demo(
         raise ProcessesLeft(f"processes are left: {', '.join(str(process.pid) for process in left)}")
     seconds = time.monotonic() - began
     if as_json:
-        print_json({"job": job, "output": str(output), "seconds": round(seconds, 1)})
+        print_json({"job": job.document, "output": str(output), "seconds": round(seconds, 1)})
     else:
         out.print(f"Done in {duration(seconds)}; everything is stopped, no process is left.")
 
 
-def _learn(stack: Stack, client: Client, changes: list[Setting], output: Path) -> dict[str, Any]:
-    spec = with_settings(of_preset(DEMO_PRESET, client.preset(DEMO_PRESET)), changes)
+def _learn(stack: Stack, client: Client, changes: list[Setting], output: Path) -> Job:
+    spec = with_settings(of_preset(DEMO_PRESET, client.presets.get(DEMO_PRESET)), changes)
     try:
-        job_id = str(spec.accepted(client.create_job)["id"])
-        job = follow(client, job_id, stack.check)
-        if job["state"] != "succeeded":
+        job = spec.accepted(client.jobs.create)
+        follow(job, stack.check)
+        if job.state != "succeeded":
             raise JobEnded(job)
-        client.download(job_id, output)
+        job.download(output)
     except ServerUnreachable:
         stack.check(1)  # says which component ended, and why
         raise

@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -197,8 +197,9 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
     [
         (["show", NOBODY], Exit.NOT_FOUND, "unknown_job"),
         (["show", "zzz"], Exit.NOT_FOUND, "not_found"),
-        (["submit", "--preset", "nothing"], Exit.NOT_FOUND, "unknown_preset"),
-        (["datasets", "show", "ds_000000000000000000000000"], Exit.NOT_FOUND, "not_found"),
+        (["submit", "--preset", "nothing"], Exit.NOT_FOUND, "not_found"),
+        (["submit", "--preset", "nothing", "-s", "name=x"], Exit.NOT_FOUND, "unknown_preset"),
+        (["datasets", "show", "ds_000000000000000000000000"], Exit.NOT_FOUND, "unknown_dataset"),
         (["keys", "revoke", "rg_nobody"], Exit.NOT_FOUND, "not_found"),
         (["submit", "nowhere.json"], Exit.FAILED, "os_error"),
         (["submit", "--preset", "digits-schedules", "-s", "training.num_steps=0"], Exit.REFUSED, "invalid_spec"),
@@ -215,7 +216,7 @@ def test_the_exit_status_says_what_kind_of_failure_it_was(at, client, arguments,
     arguments = [cancelled if word == "cancelled" else word for word in arguments]
     found, _, said = at(*arguments)
     assert found == status
-    assert said.startswith("error: ") or "Error: " in said
+    assert "error: " in said
     found, out, said = at(*arguments, "--json")
     assert found == status
     assert json.loads(said)["error"]["code"].endswith(code)
@@ -389,11 +390,14 @@ def test_jobs_presets_states_and_fields_are_completed(completed, client, url, ke
     assert completed("retrograd submit --preset digits-schedules -s meta.num_it") == ["meta.num_iterations="]
 
 
-def test_without_a_server_completion_is_quick_and_silent(completed):
-    began = time.monotonic()
+def test_without_a_server_completion_is_silent(completed):
     assert completed("retrograd show ", RETROGRAD_URL="http://127.0.0.1:9") == ["latest"]
     assert completed("retrograd datasets show ") == []
-    assert time.monotonic() - began < 30  # of which nearly all is Python's own start
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.listen()
+        assert completed("retrograd show ", RETROGRAD_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") == [
+            "latest"
+        ]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
