@@ -1,6 +1,7 @@
 """What the clients send, and what they make of answers, against a real socket that answers as it is told."""
 
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,6 +81,24 @@ def test_it_does_not_go_on_for_ever(connect, pauses):
     with serving(*[None] * 9) as (url, seen), pytest.raises(ServerUnreachable, match=f"{url} does not answer"):
         connect(url).jobs.get("x")
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1", "ftp://127.0.0.1", "/v1"])
+def test_an_address_says_how_it_is_spoken_to(connect, url):
+    with pytest.raises(ServerUnreachable, match=f"{url!r} is no address of a server; write it as http://"):
+        connect(url)
+
+
+def test_who_waits_for_minutes_does_so_once(connect, pauses, monkeypatch):
+    monkeypatch.setattr("retrograd.client.calls._PLAN_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = connect(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.05)
+        with pytest.raises(ServerUnreachable):
+            client.jobs.plan({})
+        assert pauses == []
+        with pytest.raises(ServerUnreachable):
+            client.jobs.get("x")
+        assert len(pauses) == 3  # the control
 
 
 def test_a_creation_survives_dropped_connections_under_one_key(connect, pauses):
