@@ -61,7 +61,7 @@ def hyperparameters(learned: Hyperparameters) -> str:
         )
         for (name, array), axes in zip(learned.items(), learned.axes.values(), strict=True)
     )
-    title = f"<strong>Hyperparameters</strong> {_faint(f'after {learned.iteration} updates')}"
+    title = f"<strong>Hyperparameters</strong> {_faint(f'of iteration {learned.iteration}')}"
     about = _table([*_losses(learned.losses), *_certificate(learned.certificate)])
     return f"<div>{title}{_table(rows, head)}{about}</div>"
 
@@ -148,8 +148,12 @@ def _faint(text: str) -> str:
 
 def _table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
     """Cells are HTML."""
-    top = "".join(f'<th style="text-align:left">{cell}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table>{f'<thead><tr>{top}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+    top = f"<thead>{_row('th', head)}</thead>" if head else ""
+    body = "".join(_row("td", row) for row in rows)
+    return f'<table style="color:inherit;font:inherit">{top}<tbody>{body}</tbody></table>'
+
+
+def _row(tag: str, cells: tuple[str, ...]) -> str:
+    wrap = "normal" if len(cells) == 2 else "nowrap"  # what stands beside a name may be long
+    opening = f'<{tag} style="text-align:left;white-space:{wrap};padding:.1em 1em .1em 0">'
+    return f"<tr>{''.join(f'{opening}{cell}</{tag}>' for cell in cells)}</tr>"

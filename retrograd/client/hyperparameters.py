@@ -119,7 +119,7 @@ class Hyperparameters(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {' × '.join(map(str, array.shape)) or 'one'}" for name, array in self.items())
-        return f"<Hyperparameters after {self.iteration} updates: {shapes}>"
+        return f"<Hyperparameters of iteration {self.iteration}: {shapes}>"
 
     def _repr_html_(self) -> str:
         from retrograd.client import html

@@ -15,6 +15,7 @@ PATIENT = 8
 """Attempts, over 25 seconds, of what goes on for long: the server may be starting anew."""
 
 _FIRST_PAUSE_SECONDS = 0.2  # then twice as long, and so on
+_LONG_SECONDS = 60.0
 _OBEDIENT_SECONDS = 120.0  # in which all waits that the server asks for must end
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -33,15 +34,15 @@ class Retries:
     def lost(self, error: httpx.TransportError) -> float:
         """Seconds to pause after a connection that failed.
 
-        A lost answer may have been a success; so only what is repeatable is sent again, and what never left. Who has
-        been patient for a time of its own, such as the minutes of an upload, is not so again.
+        A lost answer may have been a success; so only what is repeatable is sent again, and what never left. Minutes
+        without an answer, as plans and uploads may take, are not waited for a second time.
 
         Raises:
             ServerUnreachable: that was the last attempt, or the only one that may be.
         """
         self._losses += 1
         may_repeat = self._call.repeatable or isinstance(error, _NEVER_LEFT)
-        was_patient = isinstance(error, httpx.ReadTimeout) and self._call.seconds is not None
+        was_patient = isinstance(error, httpx.ReadTimeout) and (self._call.seconds or 0) > _LONG_SECONDS
         if self._losses >= self._attempts or not may_repeat or was_patient:
             raise unreachable(error) from error
         return self.pause(self._losses)

@@ -24,7 +24,7 @@ class Server:
         The key of the embedded stack is never sent to another server.
 
         Raises:
-            ServerUnreachable: none is known.
+            ServerUnreachable: none is known, or its address is none.
         """
         home = home or Home()
         url = url or os.environ.get("RETROGRAD_URL") or home.url
@@ -32,6 +32,8 @@ class Server:
             raise ServerUnreachable(
                 "no server is known here; start one with `retrograd up` in this folder, or set RETROGRAD_URL"
             )
+        if not url.startswith(("http://", "https://")):
+            raise ServerUnreachable(f"{url!r} is no address of a server; write it as http://host:port")
         api_key = api_key or os.environ.get("RETROGRAD_API_KEY")
         if api_key is None and url == home.url:
             api_key = home.api_key

@@ -60,23 +60,27 @@ def test_a_creation_has_one_key_however_often_its_request_is_made():
     assert call.headers["Idempotency-Key"] != calls.create_job({}, None, None).headers["Idempotency-Key"]
 
 
+def public(one):
+    """Methods by name."""
+    return {
+        name: method
+        for name, method in vars(one).items()
+        if inspect.isfunction(method) and not name.startswith("_")
+    }
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_the_clients_have_the_same_methods_with_the_same_parameters(name):
     waiting, awaited = (
         {
-            method: list(inspect.signature(function).parameters.items())
-            for method, function in vars(one).items()
-            if inspect.isfunction(function) and not method.startswith("_")
+            name: [(each.name, each.default, each.kind) for each in inspect.signature(method).parameters.values()]
+            for name, method in public(one).items()
         }
         for one in TWINS[name]
     )
-    assert {
-        method: [(one, each.default, each.kind) for one, each in rest] for method, rest in waiting.items()
-    } == {method: [(one, each.default, each.kind) for one, each in rest] for method, rest in awaited.items()}
+    assert waiting == awaited
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_public_methods_say_what_they_do(name):
-    for method, function in vars(TWINS[name][0]).items():
-        if inspect.isfunction(function) and not method.startswith("_"):
-            assert function.__doc__, f"{name}.{method}"
+    assert all(method.__doc__ for method in public(TWINS[name][0]).values())

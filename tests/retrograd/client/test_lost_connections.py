@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from uuid import UUID
 
+import httpx
 import pytest
 
 from retrograd.client import ServerUnreachable
@@ -85,6 +86,23 @@ def test_a_stream_that_is_cut_tells_every_event_once(through, ours, sessions, cu
     assert heard == job.past_events()
     assert [event["number"] for event in heard] == list(range(1, 8))
     assert len(cut) >= 2
+
+
+def test_a_reader_that_does_not_come_back_misses_events(url, client, ours, sessions):
+    """The control: the relay does cut in the midst of events."""
+    job = ours.jobs.create(SMALL)
+    live(sessions, UUID(job.id))
+    with relaying(url, 550, only=STREAM) as (relayed, cut), httpx.Client(headers=client.headers) as reader:
+        heard = []
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            reader.stream(
+                "GET", f"{relayed}/v1/jobs/{job.id}/events", headers={"Accept": STREAM.decode()}
+            ) as answer,
+        ):
+            heard.extend(answer.iter_lines())
+    assert len(cut) == 1
+    assert 0 < sum(line.startswith("id: ") for line in heard) < 7
 
 
 @pytest.mark.parametrize("cut_after", [0, 200, 2000])

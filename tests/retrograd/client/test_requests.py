@@ -1,13 +1,14 @@
 """What the clients send, and what they make of answers, against a real socket that answers as it is told."""
 
 import json
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from retrograd.client import ApiError, Client, ServerUnreachable
+from retrograd.client import ApiError, Client, ServerUnreachable, calls, retries
 from retrograd.home import Home
 
 JOB = {"id": "x", "name": "small", "state": "queued"}
@@ -25,7 +26,7 @@ class Seen(list):
 @contextmanager
 def serving(*answers):
     """A server that gives one answer to each request: (status, JSON or text), or None to hang up without one. A third
-    part is a dict of headers, or makes it hang up in the midst of its answer.
+    part is a dict of headers, or makes it hang up in the midst of its answer: at once, or when an event is set.
     """
     seen = Seen()
     left = list(answers)
@@ -53,6 +54,8 @@ def serving(*answers):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+            if cut and isinstance(more[0], threading.Event):
+                more[0].wait(10)
 
         do_GET = do_POST = do_DELETE = answer
 
@@ -79,6 +82,37 @@ def test_a_get_survives_dropped_connections(connect, pauses):
 def test_it_does_not_go_on_for_ever(connect, pauses):
     with serving(*[None] * 9) as (url, seen), pytest.raises(ServerUnreachable, match=f"{url} does not answer"):
         connect(url).jobs.get("x")
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1", "ftp://127.0.0.1", "/v1"])
+def test_an_address_says_how_it_is_spoken_to(connect, url):
+    with pytest.raises(ServerUnreachable, match=f"{url!r} is no address of a server; write it as http://"):
+        connect(url)
+
+
+def test_a_silent_server_is_asked_again_but_minutes_are_not_waited_for_twice(connect, pauses, monkeypatch):
+    monkeypatch.setattr(calls, "_PLAN_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = connect(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.05)
+        for ask in (lambda: client.jobs.get("x"), lambda: client.jobs.plan({})):
+            pauses.clear()
+            with pytest.raises(ServerUnreachable):
+                ask()
+            assert len(pauses) == 3
+        monkeypatch.setattr(retries, "_LONG_SECONDS", 0.01)  # as if a plan took minutes
+        pauses.clear()
+        with pytest.raises(ServerUnreachable):
+            client.jobs.plan({})
+        assert pauses == []
+
+
+def test_a_stream_that_has_fallen_silent_is_opened_anew(connect, pauses, monkeypatch):
+    monkeypatch.setattr(calls, "_SILENCE_SECONDS", 0.2)
+    released = threading.Event()
+    with serving((200, JOB), (*told(1), released), told(2), (204, "")) as (url, seen):
+        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1, 2]
+        released.set()
     assert len(seen) == 4
 
 

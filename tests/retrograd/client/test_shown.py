@@ -52,7 +52,7 @@ def test_notebooks_show_lists_of_jobs(waiting, learned):
 def test_notebooks_show_hyperparameters_with_their_schedules(learned):
     page = learned.hyperparameters()._repr_html_()
     shown = text_of(page)
-    for words in ("step_size10 × 2 (step, group)weight per velocity", "after 1 updates", "momentumone", "exact"):
+    for words in ("step_size10 × 2 (step, group)weight per velocity", "of iteration 1", "momentumone", "exact"):
         assert words in shown, words
     assert page.count("<svg") == 1
     assert page.count("<polyline") == 2  # a line for each group
