@@ -20,7 +20,7 @@ from retrograd.cli.failures import Failure
 from retrograd.cli.jobs import kinds, logs, ls, presets, show, status, submit, watch
 from retrograd.cli.keys import keys
 from retrograd.cli.programs import programs
-from retrograd.cli.results import download, export_schedule, figures
+from retrograd.cli.results import curves, download, export_schedule, figures
 from retrograd.cli.server import demo, up
 
 for command in (
@@ -33,6 +33,7 @@ for command in (
     watch,
     logs,
     download,
+    curves,
     export_schedule,
     figures,
     pause,

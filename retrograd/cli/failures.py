@@ -16,6 +16,13 @@ from retrograd.cli.exits import Exit, of_http
 from retrograd.cli.mistakes import Refused
 from retrograd.client import ApiError, Job, ServerUnreachable
 
+_REMEDIES = {
+    "unauthorized": "set RETROGRAD_API_KEY to one of this server's, or go to the folder in which `retrograd up` runs",
+    "unknown_job": "`retrograd ls` lists those there are",
+    "unknown_dataset": "`retrograd datasets list` shows those there are",
+    "unknown_program": "`retrograd programs list` shows those there are",
+}
+
 
 class NotFound(CoreError):  # noqa: N818 - named for what happened
     """What was abbreviated is not there, or not there alone."""
@@ -51,7 +58,7 @@ class Failure:
                 shown = Text("\n").join([Text(error.headline), *(one.shown(err.width) for one in error.mistakes)])
                 return cls(Exit.REFUSED, error.code, str(error), error.details()["errors"], shown)
             case ApiError():
-                return cls(of_http(error.status), error.code, str(error), error.errors)
+                return cls(of_http(error.status), error.code, _in_commands(error), error.errors)
             case ServerUnreachable():
                 return cls(Exit.UNREACHABLE, error.code, str(error))
             case NotFound():
@@ -70,3 +77,10 @@ class Failure:
             sys.stderr.write(json.dumps({"error": told}, ensure_ascii=False) + "\n")
         else:
             complain(self.message if self.shown is None else self.shown)
+
+
+def _in_commands(error: ApiError) -> str:
+    """The server's words, with a remedy that is a command where the server's is a request."""
+    if error.code not in _REMEDIES:
+        return str(error)
+    return f"{str(error).partition(';')[0]}; {_REMEDIES[error.code]} ({error.code}, HTTP {error.status})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from difflib import get_close_matches
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated
@@ -27,7 +28,7 @@ from retrograd.cli.render import (
     presets_table,
 )
 from retrograd.cli.specs import of_file, of_preset, with_settings
-from retrograd.client import ApiError, Client, Job
+from retrograd.client import ApiError, Job
 
 _PAGE = 100  # jobs that one request can bring
 
@@ -77,9 +78,13 @@ def submit(
     settings = [Setting.read(text) for text in changes or []]
     with connect(folder) as client:
         if written is None and not settings and not dry_run:
-            job = _from_preset(client, str(preset))
+            with _known(str(preset)):  # as it stands: for that a key need not be one that may read
+                job = client.jobs.create(preset=preset)
         else:
-            asked = with_settings(written or of_preset(str(preset), client.presets.get(str(preset))), settings)
+            if written is None:
+                with _known(str(preset)):
+                    written = of_preset(str(preset), client.presets.get(str(preset)))
+            asked = with_settings(written, settings)
             if dry_run:
                 plan = asked.accepted(client.jobs.plan)
                 print_json(plan) if as_json else out.print(*plan_details(plan), sep="\n", soft_wrap=True)
@@ -193,14 +198,17 @@ def kinds(as_json: AsJson = False, folder: Folder = None) -> None:
         out.print(kinds_table(known))
 
 
-def _from_preset(client: Client, name: str) -> Job:
-    """As it stands: for that a key need not be one that may read."""
+@contextlib.contextmanager
+def _known(preset: str) -> Iterator[None]:
+    """Of a preset that the server does not know, the name that may be meant is told."""
     try:
-        return client.jobs.create(preset=name)
+        yield
     except ApiError as error:
-        if error.code == "invalid_parameter":
-            raise NotFound(error.errors[0]["msg"]) from error
-        raise
+        if error.code not in ("unknown_preset", "invalid_parameter"):
+            raise
+        near = get_close_matches(preset, preset_names(), n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise NotFound(f"no preset {preset!r}; {meant}`retrograd presets` lists them") from error
 
 
 def _follow(job: Job, *, as_json: bool = False) -> None:
@@ -228,8 +236,8 @@ def _left_alone(job: Job, *, as_json: bool) -> Iterator[None]:
 
 
 def _print_outcome(job: Job) -> None:
-    out.print(*outcome(job), sep="\n", soft_wrap=True)
     if job.state == "succeeded":
+        out.print(*outcome(job), sep="\n", soft_wrap=True)
         out.print(f"`retrograd download {job.id[:8]}` saves what it learned.", soft_wrap=True)
 
 

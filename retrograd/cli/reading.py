@@ -98,18 +98,17 @@ def _is_text(text: str) -> bool:
 
 
 def _why(error: json.JSONDecodeError) -> str:
-    """With the remedy that helps most often."""
-    remedies = {
-        "Expecting property name enclosed in double quotes": "names stand in double quotes, and after the last field "
-        "there is no comma",
-        "Illegal trailing comma before end of object": "remove the comma",
-        "Illegal trailing comma before end of array": "remove the comma",
+    """What Python says, whose words change from version to version, with the remedy that helps most often."""
+    return {
+        "Expecting property name enclosed in double quotes": "a name in double quotes is missing here, or a comma is "
+        "too much",
+        "Illegal trailing comma before end of object": "remove the comma after the last field",
+        "Illegal trailing comma before end of array": "remove the comma after the last value",
         "Expecting ',' delimiter": "a comma is missing before this, or something is not closed",
-        "Expecting value": "a value is missing here; JSON has neither comments nor single quotes",
+        "Expecting ':' delimiter": "a colon is missing after the name",
+        "Expecting value": "a value is missing here; text stands in double quotes, and there are no comments",
         "Extra data": "the job ended before this; remove what follows",
-    }
-    remedy = remedies.get(error.msg)
-    return error.msg.lower() if remedy is None else f"{error.msg.lower()}; {remedy}"
+    }.get(error.msg, error.msg.lower())
 
 
 def _refused(name: str, text: str, message: str, span: Span | None) -> Refused:

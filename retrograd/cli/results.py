@@ -1,4 +1,4 @@
-"""`retrograd download` and `retrograd figures`: what a job has learned, as files."""
+"""`retrograd download`, `curves`, `figures`, `export-schedule`: what a job has learned, as files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from retrograd.cli.console import out, print_json
 from retrograd.exports import Framework
 
 Iteration = Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")]
+
+_TABLES = ("csv", "parquet", "json")
+_KINDS = ".csv, .parquet or .json"
 
 
 class Format(StrEnum):
@@ -38,11 +41,26 @@ def download(
     with connect(folder) as client:
         found = find_job(client, job)
         path = found.download(_file(output, f"{found.id}.{format}"), iteration, format)
-    size = path.stat().st_size
-    if as_json:
-        print_json({"path": str(path), "bytes": size})
-    else:
-        out.print(f"Saved {path} ({size:,} bytes)", soft_wrap=True)
+    _saved(path, as_json=as_json)
+
+
+def curves(
+    job: JobName = "latest",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=f"File: {_KINDS}.  [default: JOB-curves.csv]")
+    ] = None,
+    as_json: AsJson = False,
+    folder: Folder = None,
+) -> None:
+    """Save a table of a job's meta-iterations: losses, norms, seconds, certificates and diagnostics."""
+    with connect(folder) as client:
+        found = find_job(client, job)
+        path = _file(output, f"{found.id[:8]}-curves.csv")
+        format = path.suffix.removeprefix(".")
+        if format not in _TABLES:
+            raise typer.BadParameter(f"{path.name} is no {_KINDS}", param_hint="--output")
+        found.download_curves(path, format)
+    _saved(path, as_json=as_json)
 
 
 def export_schedule(
@@ -96,6 +114,14 @@ def figures(
         print_json(saved)
     elif not saved:
         out.print("There is nothing to draw of this job yet.")
+
+
+def _saved(path: Path, *, as_json: bool) -> None:
+    size = path.stat().st_size
+    if as_json:
+        print_json({"path": str(path), "bytes": size})
+    else:
+        out.print(f"Saved {path} ({size:,} bytes)", soft_wrap=True)
 
 
 def _file(output: Path | None, name: str) -> Path:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.retrograd.terminal import Terminal, read
+from tests.retrograd.terminal import Terminal, on_screen, read
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs/cli-session.txt"
@@ -45,7 +45,6 @@ class Step(NamedTuple):
 
 
 STEPS = [
-    Step("# Submit, watch, look"),
     Step("retrograd submit --preset digits-schedules -s meta.num_iterations=10", works=True),
     Step("retrograd watch", works=True),
     Step("retrograd ls", works=True),
@@ -53,6 +52,7 @@ STEPS = [
     Step("retrograd logs | tail -n 3", works=True),
     Step("# Take away what was learned"),
     Step("retrograd download -o learned.json", works=True),
+    Step("retrograd curves -o curves.csv && cut -d, -f1-3 curves.csv | head -n 3", works=True),
     Step("retrograd figures -o figures", works=True),
     Step("retrograd export-schedule --as optax -o learned", works=True),
     Step("retrograd download --format npz --json", works=True),
@@ -62,7 +62,7 @@ STEPS = [
     Step("sed -i 's/num_stepz/num_steps/; s/tset/test/; s/-0.3/0.3/' job.json"),
     Step("retrograd submit job.json -s meta.num_iterations=0"),
     Step("retrograd submit job.json -s meta.num_iterations=0 -s training.batch_size=50 --json"),
-    Step("echo '{\"name\": \"small\",}' | retrograd submit -"),
+    Step("echo '{\"name\": small}' | retrograd submit -"),
     Step("retrograd submit --preset digit-schedules"),
     Step("# Not there, not allowed, not now"),
     Step("retrograd show 3f1c"),
@@ -81,7 +81,7 @@ def service(folder, environment):
     """`retrograd up`: its terminal, and what it said. Ended as by Ctrl-C."""
     process, ours = Terminal(folder, environment | QUOTAS).start("exec retrograd up --port 0")
     try:
-        yield read(ours, until="Ctrl-C stops everything")
+        yield on_screen(read(ours, until="results are kept."))
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -107,11 +107,11 @@ def play(steps, folder, variables):
     """Each step, as it stands in the file: the command, what it left on the screen, its status unless 0."""
     for step in steps:
         if step.command.startswith("#"):
-            yield f"\n{step.command}\n"
+            yield step.command
             continue
         said, status = Terminal(folder, variables).run(step.command, step.answer)
         told = [f"$ {step.command}", *([said] if said else []), *([f"[exit status {status}]"] if status else [])]
-        yield "\n".join(told) + "\n"
+        yield "\n".join(told)
 
 
 def masked(text, folder):
@@ -139,13 +139,9 @@ def record():
         folder = Path(name)
         prepare(folder)
         with service(folder, environment()) as announced:
-            told = [
-                "# In one terminal\n",
-                f"$ retrograd up\n{announced}\n",
-                "\n# In another, in the same folder\n",
-            ]
+            told = ["# In one terminal", f"$ retrograd up\n{announced}", "# In another, in the same folder"]
             told += play(STEPS, folder, environment())
-        return masked("\n".join(told), folder)
+        return masked("\n\n".join(told), folder) + "\n"
 
 
 if __name__ == "__main__":

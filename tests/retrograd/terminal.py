@@ -64,25 +64,31 @@ class Terminal:
         return process, ours
 
     def run(self, command, answer=""):
-        """What a command leaves on the screen, and its status. `answer` is typed ahead."""
+        """What a command leaves on the screen, and its status. `answer` is typed once it asks."""
         process, ours = self.start(command)
-        if answer:
-            os.write(ours, answer.encode())
-        text = read(ours)
-        return text, process.wait()
+        told = read(ours, until="]: ") if answer else b""
+        os.write(ours, answer.encode())
+        told += read(ours)
+        os.close(ours)
+        return on_screen(told), process.wait()
 
 
 def read(ours, until=None):
-    """What is left on the screen when the command ends, or once `until` stands there."""
-    told, screen = b"", Screen()
-    while until is None or until not in told.decode(errors="ignore"):
+    """What is written until the command ends, or until `until` is."""
+    told = b""
+    while until is None or until.encode() not in told:
         try:
             piece = os.read(ours, 65536)
         except OSError:  # as Linux says that the other side is closed
             piece = b""
         if not piece:
-            os.close(ours)
             break
         told += piece
+    return told
+
+
+def on_screen(told):
+    """What is left on the screen of what was written."""
+    screen = Screen()
     screen.write(told.decode())
     return str(screen)

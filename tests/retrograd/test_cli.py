@@ -198,7 +198,7 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
         (["show", NOBODY], Exit.NOT_FOUND, "unknown_job"),
         (["show", "zzz"], Exit.NOT_FOUND, "not_found"),
         (["submit", "--preset", "nothing"], Exit.NOT_FOUND, "not_found"),
-        (["submit", "--preset", "nothing", "-s", "name=x"], Exit.NOT_FOUND, "unknown_preset"),
+        (["submit", "--preset", "nothing", "-s", "name=x"], Exit.NOT_FOUND, "not_found"),
         (["datasets", "show", "ds_000000000000000000000000"], Exit.NOT_FOUND, "unknown_dataset"),
         (["keys", "revoke", "rg_nobody"], Exit.NOT_FOUND, "not_found"),
         (["submit", "nowhere.json"], Exit.FAILED, "os_error"),
@@ -231,6 +231,16 @@ def test_keys_that_may_not_are_told_apart_from_what_is_not_there(at, client, mon
     monkeypatch.setenv("RETROGRAD_API_KEY", "rg_" + "x" * 43)
     status, _, said = at("ls", "--json")
     assert (status, json.loads(said)["error"]["code"]) == (Exit.NOT_ALLOWED, "unauthorized")
+
+
+def test_remedies_are_commands_and_not_requests(at, monkeypatch):
+    assert (
+        "did you mean 'digits-schedules'? `retrograd presets` lists them"
+        in at("submit", "--preset", "digit-schedules")[2]
+    )
+    assert "`retrograd ls` lists those there are" in at("show", NOBODY)[2]
+    monkeypatch.setenv("RETROGRAD_API_KEY", "rg_" + "x" * 43)
+    assert "set RETROGRAD_API_KEY" in at("ls")[2]
 
 
 def test_every_answer_has_a_status():

@@ -19,7 +19,7 @@ def recorded(step):
     """What stands in the file under a command."""
     text = FILE.read_text()
     start = text.index(f"$ {step.command}\n")
-    return re.split(r"\n\n(?=\$ |# |$)|\n$", text[start:], maxsplit=1)[0]
+    return re.split(r"\n\n(?=\$ |# )|\n$", text[start:], maxsplit=1)[0]
 
 
 def test_commands_that_need_no_worker_say_what_was_recorded(client, url, key, tmp_path):
@@ -32,6 +32,7 @@ def test_commands_that_need_no_worker_say_what_was_recorded(client, url, key, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_whole_session_is_what_was_recorded():
     assert_same(FILE.read_text(), record())
 
@@ -42,8 +43,7 @@ def test_it_names_every_kind_of_failure_and_nothing_of_the_machine():
     assert statuses == {*range(1, 7)}
     assert statuses < {*Exit}
     assert not re.search(r"/(tmp|root|home|work|usr)/", text)
-    assert {step.command for step in STEPS if step.command.startswith("$")} <= set(text.splitlines())
-    assert max(map(len, text.splitlines())) <= 130  # JSON and long messages are not wrapped
+    assert {f"$ {step.command}" for step in STEPS if not step.command.startswith("#")} <= set(text.splitlines())
 
 
 def test_a_change_would_be_seen():

@@ -171,12 +171,18 @@ def test_ctrl_c_stops_watching_but_not_the_job(stack, retrograd, tmp_path):
 
 def test_figures_are_saved_and_named_for_programs(learned, retrograd, tmp_path):
     saved = json.loads(retrograd("figures", learned["id"], "-o", "drawn", "--format", "svg", "--json").stdout)
-    assert {one["path"] for one in saved} == {str(path.relative_to(tmp_path)) for path in (tmp_path / "drawn").iterdir()}
+    assert {one["path"] for one in saved} == {
+        str(path.relative_to(tmp_path)) for path in (tmp_path / "drawn").iterdir()
+    }
     assert {"losses", "schedules"} <= {one["name"] for one in saved}
     (tmp_path / "results").mkdir()
     told = json.loads(retrograd("download", learned["id"], "-o", "results", "--json").stdout)
     path = tmp_path / "results" / f"{learned['id']}.json"
     assert told == {"path": str(path.relative_to(tmp_path)), "bytes": path.stat().st_size}
+    assert retrograd("curves", learned["id"], "-o", "curves.csv").returncode == 0
+    header, *rows = (tmp_path / "curves.csv").read_text().splitlines()
+    assert header.startswith("iteration,outer_loss,")
+    assert [row.split(",")[0] for row in rows] == ["0", "1", "2"]
 
 
 def test_a_bad_job_is_refused_with_the_name_of_the_field(retrograd):
