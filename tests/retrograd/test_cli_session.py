@@ -57,6 +57,6 @@ def test_a_change_would_be_seen():
 def test_of_a_bar_that_moves_the_last_state_stays():
     screen = Screen()
     screen.write(
-        "\x1b[?25lrunning ━ 1/10\r\x1b[2Krunning ━━ 2/10\n\x1b[1A\r\x1b[2K\x1b[32mdone\x1b[0m ━━━ 10/10\n\x1b[?25hnext"
+        "\x1b[?25lrunning ━ 1/10\r\x1b[2Krunning ━━ 2/10\r\n\x1b[1A\r\x1b[2K\x1b[32mdone\x1b[0m ━━━ 10/10\r\n\x1b[?25hnext"
     )
     assert str(screen) == "done ━━━ 10/10\nnext"
