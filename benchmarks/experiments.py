@@ -45,20 +45,19 @@ def run(client: Client, preset: str, folder: Path) -> Json:
     Raises:
         RuntimeError: the job did not succeed.
     """
-    job_id = client.create_from_preset(preset)["id"]
-    job = client.wait(job_id)
-    if job["state"] != "succeeded":
-        raise RuntimeError(f"{preset}: job {job_id} {job['state']}: {job['error']}")
+    job = client.jobs.create(preset=preset).wait()
+    if job.state != "succeeded":
+        raise RuntimeError(f"{preset}: job {job.id} {job.state}: {job['error']}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    document = json.loads(client.download(job_id, folder / "result.json").read_text())
-    rows = client.iterations(job_id)
-    write(folder / "job.json", job)
+    document = json.loads(job.download(folder / "result.json").read_text())
+    rows = job.iterations()
+    write(folder / "job.json", job.document)
     write(folder / "iterations.json", rows)
-    for figure in client.figures(job_id):
+    for figure in job.figures():
         for form in ("png", "svg"):
-            (folder / f"{figure['name']}.{form}").write_bytes(client.figure(job_id, figure["name"], form))
-    return row_of(job, document, rows)
+            (folder / f"{figure['name']}.{form}").write_bytes(job.figure(figure["name"], form))
+    return row_of(job.document, document, rows)
 
 
 def row_of(job: Json, document: Json, rows: list[Json]) -> Json:

@@ -56,7 +56,7 @@ print(f"  on real digits {job.about['losses']['train']:8.4f} of the job, {outsid
 
 with service() as client, tempfile.TemporaryDirectory() as folder:
     job = learned(client, SPEC)
-    arrays = client.download(job["id"], Path(folder) / "job.npz", format="npz")
+    arrays = job.download(Path(folder) / "job.npz", format="npz")
     schedule.export(job, arrays, Framework.optax, Path(folder))
     real = datasets.load(JobSpec.model_validate(SPEC).problem.dataset).train
     np.savez(Path(folder) / "digits.npz", inputs=real.inputs, labels=real.labels)

@@ -29,7 +29,7 @@ def table(path: Path) -> None:
 with service() as client, tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "diabetes.csv"
     table(path)
-    data = client.upload(path, name="diabetes", columns={"target": "progression", "task": "regression"})
+    data = client.datasets.upload(path, name="diabetes", columns={"target": "progression", "task": "regression"})
     spec = {
         "name": "feature penalties",
         "problem": {
@@ -51,8 +51,8 @@ with service() as client, tempfile.TemporaryDirectory() as folder:
         "meta": {"step_size": 0.1, "num_iterations": iterations(__doc__, 60), "evaluation_seeds": 1},
     }
     job = learned(client, spec)
-    penalties = client.hyperparameters(job["id"])["hyperparameters"]["l2"]["values"][:-1]  # the last is the bias's
-    columns = client.dataset(data["id"])["table"]["columns"]
+    penalties = job.hyperparameters()["l2"][:-1]  # the last is the bias's
+    columns = client.datasets.get(data["id"])["table"]["columns"]
     features = [column["name"] for column in columns if column["role"] == "feature"]
     least = [features[number] for number in np.argsort(penalties)[:8]]
     print("  least penalised:", ", ".join(least))

@@ -26,7 +26,7 @@ SPEC = {
 
 with service() as client:
     job = learned(client, SPEC)
-    values = client.hyperparameters(job["id"])["hyperparameters"]["augmentation"]["values"]
+    values = job.hyperparameters()["augmentation"]
     for name, before, after, unit in zip(
         ("shift", "rotation", "noise"),
         (0.05, 1.0, 0.02),

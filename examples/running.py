@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from retrograd import Client
+from retrograd.client import Client, Job
 
 
 def iterations(example: str | None, default: int) -> int:
@@ -15,12 +15,12 @@ def iterations(example: str | None, default: int) -> int:
     return int(parser.parse_args().iterations)
 
 
-def learned(client: Client, spec: dict[str, Any]) -> dict[str, Any]:
+def learned(client: Client, spec: dict[str, Any]) -> Job:
     """The job after it has succeeded."""
-    job = client.wait(client.create_job(spec)["id"])
-    if job["state"] != "succeeded":
-        raise SystemExit(f"the job {job['state']}: {job['error']}")
-    print(f"{job['name']}: {job['num_hyperparameters']} hyperparameters, exact: {job['certificate']['exact']}")
+    job = client.jobs.create(spec).wait()
+    if job.state != "succeeded":
+        raise SystemExit(f"the job {job.state}: {job['error']}")
+    print(f"{job.name}: {job['num_hyperparameters']} hyperparameters, exact: {job['certificate']['exact']}")
     for name in ("valid", "test"):
         before, after = (job["losses"][when] for when in ("initial", "best"))
         print(f"  {name} loss      {before[name]:8.4f} -> {after[name]:.4f}")

@@ -33,6 +33,6 @@ SPEC = {
 
 with service() as client:
     job = learned(client, SPEC)
-    schedule = client.hyperparameters(job["id"])["hyperparameters"]["step_size"]["values"]
+    schedule = job.hyperparameters()["step_size"]
     for start in range(0, STEPS, STEPS // 6):
         print(f"  step {start:>3}: step size {schedule[start]:.4f}  {'#' * round(1000 * schedule[start])}")

@@ -1,7 +1,7 @@
 """Learn hyperparameters by exact gradient descent through whole training runs.
 
-`Client` talks to a server, and `service` finds or starts one; every public name of `core`, such as `hypergradient`, is
-here as well.
+`Client` and `AsyncClient` talk to a server, and `service` finds or starts one; every public name of `core`, such as
+`hypergradient`, is here as well.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retrograd.client import AsyncClient as AsyncClient
     from retrograd.client import Client as Client
     from retrograd.local.service import service as service
 
@@ -18,10 +19,10 @@ __version__ = version("retrograd")
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import retrograd` loads neither JAX nor an HTTP client."""
-    if name == "Client":
-        from retrograd.client import Client
+    if name in ("AsyncClient", "Client"):
+        from retrograd import client
 
-        return Client
+        return getattr(client, name)
     if name == "service":
         from retrograd.local.service import service
 
@@ -36,4 +37,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     import core
 
-    return sorted({"Client", "__version__", "service", *core.__all__})
+    return sorted({"AsyncClient", "Client", "__version__", "service", *core.__all__})

@@ -62,6 +62,14 @@ def test_curl_alone(shell, folder):
     assert len(json.loads((folder / "iterations.json").read_text())["data"]) == 50
 
 
+def test_the_client(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(compile(block("client"), "README.md", "exec"), names)
+    assert names["job"].state == "succeeded"
+    assert capsys.readouterr().out.startswith("(100, 8) weight per velocity 0.")
+
+
 def test_the_library_example():
     done = subprocess.run([sys.executable, "-c", block("python")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

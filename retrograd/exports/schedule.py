@@ -42,8 +42,8 @@ def export(job: Mapping[str, Any], arrays: Path, framework: Framework, folder: P
     """Write what a job has learned as files that train with optax or PyTorch.
 
     Args:
-        job: as `Client.job` has it.
-        arrays: the npz file that `Client.download` saves.
+        job: as the API has it, or as the client's `Job`.
+        arrays: the npz file that its `download` saves.
         framework: optax or pytorch.
         folder: made if it is not there; files of these names in it are replaced.
 

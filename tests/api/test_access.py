@@ -331,11 +331,11 @@ def test_keys_by_command(client, monkeypatch, capsys):
     assert [(one["name"], one["scopes"]) for one in listed] == [("CI", ["read"]), ("", ["admin", "read", "write"])]
     assert key[:9] in run("list").out
     with Client(str(client.base_url), key) as reader:
-        assert reader.jobs() == []
+        assert reader.jobs.list() == []
         assert reader.project()["name"] == "default"
         run("revoke", key[:9])
         with pytest.raises(Exception, match="unauthorized"):
-            reader.jobs()
+            reader.jobs.list()
     assert json.loads(run("create", "x", "--json").out)["scopes"] == ["read", "write"]
     with pytest.raises(Exception, match="no key in force starts"):
         run("revoke", key[:9])

@@ -341,10 +341,11 @@ def test_there_may_be_more_streams_than_threads_and_connections(settings, sessio
 def test_our_client_follows_a_job_to_its_end(client, sessions, job_id):
     key = client.headers["Authorization"].removeprefix("Bearer ")
     with Client(str(client.base_url), key) as ours, ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(lambda: list(ours.events(str(job_id))))
+        job = ours.jobs.get(str(job_id))
+        heard = pool.submit(lambda: list(job.events()))
         live(sessions, job_id)
         assert heard.result(timeout=30) == page(client, job_id)["data"]
-        assert [event["number"] for event in ours.events(str(job_id), after=5)] == [6, 7]
+        assert [event["number"] for event in job.events(after=5)] == [6, 7]
 
 
 def test_a_stream_ends_with_the_key_that_opened_it(settings, client, sessions, job_id):

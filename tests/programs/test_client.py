@@ -24,16 +24,16 @@ def test_files_and_bytes_are_sent_by_the_client(url, key, tmp_path):
     path = tmp_path / "net.zip"
     path.write_bytes(making.program())
     with Client(url, key) as client:
-        sent = [client.upload_program(program, "mine") for program in (path, str(path), making.program())]
+        sent = [client.programs.upload(program, "mine") for program in (path, str(path), making.program())]
         assert [one["id"] for one in sent] == [sent[0]["id"]] * 3
-        assert client.program(sent[0]["id"]) == sent[0]
-        assert [one["id"] for one in client.programs()] == [sent[0]["id"]]
-        client.delete_program(sent[0]["id"])
-        assert client.programs() == []
+        assert client.programs.get(sent[0]["id"]) == sent[0]
+        assert [one["id"] for one in client.programs.list()] == [sent[0]["id"]]
+        client.programs.delete(sent[0]["id"])
+        assert client.programs.list() == []
         with pytest.raises(ApiError, match="calls the host"):
-            client.upload_program(making.program("refuse"), "mine")
+            client.programs.upload(making.program("refuse"), "mine")
         with pytest.raises(ApiError, match="GET /v1/programs lists those there are"):
-            client.program(sent[0]["id"])
+            client.programs.get(sent[0]["id"])
 
 
 def test_the_command_sends_lists_shows_and_deletes(retrograd, tmp_path):

@@ -63,7 +63,7 @@ def test_by_curl_the_same_is_learned(by_client, folder):
     assert json.loads((folder / "status.json").read_text())["state"] == "succeeded"
     learned = json.loads((folder / "learned.json").read_text())
     assert learned["certificate"]["exact"]
-    assert learned["hyperparameters"]["log_step_size"]["values"] == by_client["learned"]
+    assert learned["hyperparameters"]["log_step_size"]["values"] == by_client["learned"].tolist()
 
 
 def test_on_the_command_line(by_client, folder):
@@ -77,4 +77,4 @@ def test_on_the_command_line(by_client, folder):
     assert told[0].stdout.startswith(by_client["sent"]["id"])
     assert "log_step_size: 40 float64" in told[1].stdout
     with Client(home=Home(folder / ".retrograd")) as client:
-        assert [one["id"] for one in client.programs()] == [by_client["sent"]["id"]]
+        assert [one["id"] for one in client.programs.list()] == [by_client["sent"]["id"]]

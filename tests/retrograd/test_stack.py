@@ -136,7 +136,7 @@ def test_status_watch_and_presets_show_it(learned, retrograd):
 
 def test_jobs_come_from_files_and_standard_input_and_can_be_cancelled(stack, retrograd, tmp_path):
     with Client(home=stack.home) as client:
-        spec = client.preset(PRESET) | {"name": "by hand"}
+        spec = client.presets.get(PRESET) | {"name": "by hand"}
     (tmp_path / "job.json").write_text(json.dumps(spec))
     first = json.loads(retrograd("submit", "job.json", "--json").stdout)
     second = json.loads(retrograd("submit", "-", "-s", "name=piped", "--json", stdin=json.dumps(spec)).stdout)
@@ -161,9 +161,9 @@ def test_ctrl_c_stops_watching_but_not_the_job(stack, retrograd, tmp_path):
         assert "the job goes on" in watch.stderr.read()
     assert watch.returncode == 130
     with Client(home=stack.home) as client:
-        assert client.job(job["id"])["state"] in ("queued", "running")
-        client.cancel(job["id"])
-        assert client.wait(job["id"], seconds=GONE_WITHIN)["state"] == "cancelled"
+        watched = client.jobs.get(job["id"])
+        assert watched.state in ("queued", "running")
+        assert watched.cancel().wait(GONE_WITHIN).state == "cancelled"
 
 
 def test_a_bad_job_is_refused_with_the_name_of_the_field(retrograd):
@@ -177,7 +177,7 @@ def test_a_bad_job_is_refused_with_the_name_of_the_field(retrograd):
 
 def test_a_wrong_key_is_refused(stack):
     with Client(stack.url, "rg_" + "x" * 43) as client, pytest.raises(ApiError) as caught:
-        client.jobs()
+        client.jobs.list()
     assert caught.value.status == 401
 
 
@@ -210,7 +210,7 @@ def test_up_stops_cleanly_on_sigterm_and_dies_wholly_on_kill_9_and_starts_again(
     with up:
         assert Home(home).url in said
         with Client(home=Home(home)) as client:
-            assert client.jobs() == []
+            assert client.jobs.list() == []
         processes = psutil.Process(up.pid).children(recursive=True)
         assert len(processes) > 10
         up.send_signal(signal.SIGTERM)

@@ -26,7 +26,7 @@ def test_files_and_arrays_are_sent_by_the_client(url, key, tmp_path, arrays):
         (tmp_path / part).write_bytes(making.idx(arrays[part].astype(np.uint8)))
     with Client(url, key) as client:
         sent = [
-            client.upload(data, "mine")
+            client.datasets.upload(data, "mine")
             for data in (
                 tmp_path / "data.npz",
                 str(tmp_path / "data.npz"),
@@ -35,12 +35,12 @@ def test_files_and_arrays_are_sent_by_the_client(url, key, tmp_path, arrays):
             )
         ]
         assert [one["id"] for one in sent] == [sent[0]["id"]] * 4
-        assert client.dataset(sent[0]["id"]) == sent[0]
-        assert client.datasets() == [{name: value for name, value in sent[0].items() if name != "table"}]
-        client.delete_dataset(sent[0]["id"])
-        assert client.datasets() == []
+        assert client.datasets.get(sent[0]["id"]) == sent[0]
+        assert client.datasets.list() == [{name: value for name, value in sent[0].items() if name != "table"}]
+        client.datasets.delete(sent[0]["id"])
+        assert client.datasets.list() == []
         with pytest.raises(ApiError, match=r"labels are all 0|labels.npy: are all 0"):
-            client.upload(arrays | {"labels": np.zeros(30, int)}, "mine")
+            client.datasets.upload(arrays | {"labels": np.zeros(30, int)}, "mine")
 
 
 def test_the_command_uploads_lists_and_deletes(retrograd, tmp_path, arrays):
@@ -78,11 +78,11 @@ def test_a_table_is_sent_by_the_client(url, key, tmp_path):
     (tmp_path / "houses.csv").write_text(HOUSES)
     with Client(url, key) as client:
         roles = {"target": "price", "categorical": ["town"], "ignored": ["id"], "missing": "mean"}
-        sent = client.upload(tmp_path / "houses.csv", "houses", roles)
+        sent = client.datasets.upload(tmp_path / "houses.csv", "houses", roles)
         assert sent["inputs"]["shape"] == [4, 4]
         assert sent["target"]["max"] == 500
         with pytest.raises(ApiError, match=r"row 3 \(line 4\), column 'rooms': is missing"):
-            client.upload(tmp_path / "houses.csv", "houses", {"target": "price", "ignored": ["town"]})
+            client.datasets.upload(tmp_path / "houses.csv", "houses", {"target": "price", "ignored": ["town"]})
 
 
 def test_the_command_uploads_and_shows_a_table(retrograd, tmp_path):

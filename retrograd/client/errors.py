@@ -1,0 +1,68 @@
+"""What goes wrong between here and the server."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import httpx
+
+from core.errors import CoreError
+
+
+class ApiError(CoreError):
+    """The API said no. `code` and `status` are for programs; `errors` lists the fields of a bad spec.
+
+    `retry_after` is in how many seconds the server wants to be asked again, where it said so.
+    """
+
+    code = "api_error"
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: list[dict[str, Any]] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.status, self.code, self.errors = status, code, errors or []  # type: ignore[misc]
+        self.retry_after = retry_after
+        if self.errors:  # one field a line; the detail is the same in one line
+            fields = [f"\n  {'.'.join(map(str, one['loc'])) or 'job'}: {one['msg']}" for one in self.errors]
+            detail = "the server refused the request" + "".join(fields)
+        super().__init__(f"{detail} ({code}, HTTP {status})")
+
+
+class ServerUnreachable(CoreError):  # noqa: N818 - named for what happened
+    """No server is known, or nothing answers at its address."""
+
+    code = "server_unreachable"
+
+
+def refusal(answer: httpx.Response) -> ApiError | None:
+    """The error that an answer tells of; None where it is none. Its body has been read."""
+    if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
+        return None
+    status, seconds = answer.status_code, _retry_after(answer)
+    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):
+        problem = answer.json()
+        detail = str(problem.get("detail") or problem["title"])
+        return ApiError(status, str(problem["code"]), detail, problem.get("errors"), seconds)
+    detail = f"{answer.request.url} answered {answer.reason_phrase or 'without a reason'}"
+    return ApiError(status, "unexpected_answer", detail, retry_after=seconds)
+
+
+def unreachable(error: httpx.TransportError) -> ServerUnreachable:
+    """A request that was not answered, however often it was sent."""
+    url = error.request.url
+    return ServerUnreachable(
+        f"{url.scheme}://{url.netloc.decode()} does not answer ({error or type(error).__name__}); is the server "
+        "running? `retrograd up` starts one here, RETROGRAD_URL names another"
+    )
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """In seconds, as Retrograd has it; a date, which others may send, is not waited for."""
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None

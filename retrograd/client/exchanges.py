@@ -1,0 +1,185 @@
+"""What is asked of the server in more than one request, or in one that may have to be sent again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+from retrograd.client import calls, uploads
+from retrograd.client.call import Call, Json
+from retrograd.client.progress import Progress, shown
+from retrograd.client.retries import ATTEMPTS, PATIENT, Retries
+from retrograd.client.seen import SeenJob
+from retrograd.client.steps import Next, Open, Opened, Pause, Send, Steps, Tell, Telling
+
+if TYPE_CHECKING:
+    from retrograd.client.curves import Curves
+
+T = TypeVar("T")
+J = TypeVar("J", bound=SeenJob)
+
+_FIRST_POLL_SECONDS, _POLL_SECONDS = 0.2, 1.0  # the first ones follow fast: many jobs are short
+_DATA = "data: "
+
+
+def send(call: Call[T], attempts: int = ATTEMPTS) -> Steps[T]:
+    """What the answer to the call says."""
+    return call.read((yield from _answer(Send(call), Retries(call, attempts))))
+
+
+def page(call: Call[Json], make: Callable[[Json], T]) -> Steps[list[T]]:
+    """What is made of the rows of one page."""
+    return [make(row) for row in (yield from send(call))["data"]]
+
+
+def rows(call: Call[Json]) -> Steps[list[Json]]:
+    """Of all pages."""
+    found: list[Json] = []
+    while True:
+        answer = yield from send(call)
+        found += answer["data"]
+        if answer["next"] is None:
+            return found
+        call = _after(call, answer)
+
+
+def each(call: Call[Json], make: Callable[[Json], T]) -> Telling[T]:
+    """Tell what is made of the rows of all pages, page by page."""
+    while True:
+        answer = yield from send(call)
+        for row in answer["data"]:
+            yield Tell(make(row))
+        if answer["next"] is None:
+            return
+        call = _after(call, answer)
+
+
+def look(job: J, attempts: int = ATTEMPTS) -> Steps[J]:
+    """The job as it is now."""
+    job.see((yield from send(calls.look_at_job(job.id, job.etag), attempts)))
+    return job
+
+
+def change(job: J, how: calls.Change) -> Steps[J]:
+    """The job after it was asked to change its state."""
+    job.see((yield from send(calls.change_job(job.id, how))))
+    return job
+
+
+def wait(job: J, timeout: float | None, progress: Progress) -> Steps[J]:
+    """The job once it has ended.
+
+    Raises:
+        TimeoutError: it has not, after so many seconds.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = _FIRST_POLL_SECONDS
+    with shown(job, progress) as show:
+        while True:
+            yield from look(job, PATIENT)
+            show(job)
+            if job.ended:
+                return job
+            if deadline is not None and (left := deadline - time.monotonic()) <= pause:
+                if left <= 0:
+                    raise TimeoutError(f"job {job.id} is still {job.state} after {timeout:g} s; it goes on")
+                pause = left
+            yield Pause(pause)
+            pause = min(1.3 * pause, _POLL_SECONDS)
+
+
+def curves(job_id: str) -> Steps[Curves]:
+    """Of all meta-iterations."""
+    from retrograd.client.curves import Curves  # NumPy: only where arrays are asked for
+
+    return Curves.of((yield from rows(calls.list_iterations(job_id, None))))
+
+
+def cancel_jobs(state: str | None, preset: str | None) -> Steps[list[str]]:
+    """Ids of all that were cancelled."""
+    ids: list[str] = []
+    while True:
+        answer = yield from send(calls.cancel_jobs(state, preset))
+        ids += answer["data"]
+        if not answer["more"]:
+            return ids
+
+
+def events(job_id: str, after: int) -> Telling[Json]:
+    """Tell every event once, as it happens, until the job has ended; a stream that is lost goes on where it was."""
+    retries = Retries(calls.follow_events(job_id, after), PATIENT)
+    while True:
+        before = after
+        try:
+            opened = yield from _answer(Open(calls.follow_events(job_id, after), "lines"), retries)
+            if opened.answer.status_code == httpx.codes.NO_CONTENT:  # ended, and all is told
+                return
+            data = None
+            while (line := (yield Next(opened))) is not None:
+                if line.startswith(_DATA):
+                    data = line.removeprefix(_DATA)
+                elif not line and data is not None:  # an event is whole only once a blank line has come
+                    event = json.loads(data)
+                    after, data = int(event["number"]), None
+                    retries.forget()
+                    yield Tell(event)
+            pause = 0.0 if after > before else retries.pause()
+        except httpx.TransportError as error:
+            pause = retries.lost(error)
+        yield Pause(pause)
+
+
+def download(job_id: str, path: Path | str, iteration: str | int, format: str) -> Steps[Path]:
+    """The file that was saved. It appears only once it is complete; what is cut off is fetched anew."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    call = calls.download(job_id, iteration, format)
+    retries = Retries(call)
+    try:
+        while True:
+            try:
+                opened = yield from _answer(Open(call, "bytes"), retries)
+                with unfinished.open("wb") as file:
+                    while (piece := (yield Next(opened))) is not None:
+                        file.write(piece)
+                return unfinished.replace(path)
+            except httpx.TransportError as error:
+                pause = retries.lost(error)
+            yield Pause(pause)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def upload_dataset(data: uploads.Data, name: str, columns: Mapping[str, Any] | None) -> Steps[Json]:
+    """What the server found in the data."""
+    with uploads.files_of(data) as files:
+        return (yield from send(calls.upload_dataset(files, name, columns)))
+
+
+def upload_program(program: Path | str | bytes, name: str) -> Steps[Json]:
+    """What the server found in the program."""
+    with uploads.file_of(program) as file:
+        return (yield from send(calls.upload_program(file, name)))
+
+
+def _answer(step: Send | Open, retries: Retries) -> Steps[Any]:
+    """What the step leads to, once it is an answer, and a good one."""
+    while True:
+        try:
+            outcome = yield step
+            pause = retries.refused(outcome.answer if isinstance(outcome, Opened) else outcome)
+        except httpx.TransportError as error:
+            pause = retries.lost(error)
+        if pause is None:
+            return outcome
+        yield Pause(pause)
+
+
+def _after(call: Call[Json], answer: Json) -> Call[Json]:
+    return replace(call, params={**call.params, "after": answer["next"]})
