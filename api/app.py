@@ -20,6 +20,7 @@ from api.metrics import Metrics, Timed
 from api.plans import Planner
 from api.rates import Rates, Strangers
 from api.routes import (
+    curves,
     datasets,
     deliveries,
     events,
@@ -102,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         datasets,
         programs,
         hyperparameters,
+        curves,
         figures,
         deliveries,
         presets,
