@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api import etags
 from api.deps import ProjectDep, SessionDep
+from api.description import FILE
 from api.schemas.fields import ID
 from api.schemas.records import CurvesRead
 from core.results import curves as files
@@ -46,7 +47,7 @@ _CSV = "iteration,outer_loss,train_loss,…\r\n0,2.31,2.29,…\r\n1,0.52,0.41,�
 _CONTENT: dict[str, dict[str, Any]] = {
     "application/json": {"example": _EXAMPLE},
     "text/csv": {"schema": {"type": "string"}, "example": _CSV},
-    MEDIA["parquet"]: {"schema": {"type": "string", "format": "binary"}},
+    MEDIA["parquet"]: FILE,
 }
 
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
+from api.description import FILE
 from api.errors import Busy
 from api.schemas.records import FigureList, FigureSummary
 from core.store import jobs
@@ -50,7 +51,7 @@ def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> Figu
     "/{job_id}/figures/{name}.{form}",
     summary="Draw a figure",
     response_class=Response,
-    responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
+    responses={200: {"content": dict.fromkeys(_MEDIA.values(), FILE)}},
 )
 def draw_figure(
     job_id: UUID,

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from api.deps import ProjectDep, SessionDep
+from api.description import FILE
+from api.schemas.results import ResultDocument
 from core.results import document
 from core.store import jobs
 
@@ -25,7 +27,7 @@ _MEDIA = {"json": "application/json", "npz": "application/x-npz"}
     "/{job_id}/hyperparameters",
     summary="Download learned hyperparameters",
     response_class=StreamingResponse,
-    responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
+    responses={200: {"model": ResultDocument, "content": {_MEDIA["json"]: {}, _MEDIA["npz"]: FILE}}},
 )
 def download_hyperparameters(
     job_id: UUID,

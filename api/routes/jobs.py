@@ -65,9 +65,11 @@ IdempotencyKey = Annotated[
 
 
 async def _json_only(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if await request.body() and kind != "application/json" and not kind.endswith("+json"):
+    kind, body = request.headers.get("content-type", "").partition(";")[0].strip().lower(), await request.body()
+    if body and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(kind)
+    if body.strip() == b"null":  # else it would pass for no body
+        raise InvalidSpec(((), "null is no job specification; send one, or no body beside ?preset="))
 
 
 @router.post(
@@ -88,10 +90,7 @@ def create_job(
     preset: Annotated[
         str | Absent, Query(description="take this preset's specification; send no body then")
     ] = None,
-    asked: Annotated[
-        JobRequest | None,
-        Body(openapi_examples=_EXAMPLES),
-    ] = None,
+    asked: Annotated[JobRequest | None, Body(openapi_examples=_EXAMPLES)] = None,
     dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> JobCreated | Response:
