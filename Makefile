@@ -14,13 +14,14 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv with the exact versions of requirements.lock
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-generator.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "could not make a virtual environment; on Debian and Ubuntu: install python3-venv"; exit 1; }
 	@echo "installing the packages of requirements.lock into $(VENV) ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-generator.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

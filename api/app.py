@@ -14,12 +14,14 @@ from api import bootstrap, deps, errors, queries
 from api.checks import Checker
 from api.dashboard import pages, session
 from api.dashboard.rendering import HERE, Assets
+from api.description import Described
 from api.last_used import LastUsed
 from api.limits import BodyLimit, CookieLimit
 from api.metrics import Metrics, Timed
 from api.plans import Planner
 from api.rates import Rates, Strangers
 from api.routes import (
+    curves,
     datasets,
     deliveries,
     events,
@@ -34,7 +36,6 @@ from api.routes import (
     programs,
     project,
 )
-from api.schemas.service import Problem
 from api.streams import Streams
 from api.uploads import FORM_BYTES, TAKEN_AT_ONCE
 from core import plugins
@@ -43,7 +44,6 @@ from core.storage import open_storage
 from core.store.session import close_store, open_store
 
 _MAX_COOKIE_BYTES = 4096
-_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -63,15 +63,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.last_used.close()
         close_store(app.state.sessions)
 
-    app = FastAPI(
-        title="Retrograd",
-        version="1",
+    app = Described(
         docs_url=None,  # from a foreign host by default, whose script would be a reader's
         redoc_url=None,
-        summary="Learns hyperparameters by gradient descent through whole training runs.",
         lifespan=lifespan,
         dependencies=[Depends(queries.check)],
-        responses={"4XX": {"description": "What is wrong, after RFC 9457", "content": _PROBLEM}},
     )
     app.state.settings = settings
     app.state.sessions = open_store(settings.database_url, application="retrograd api")
@@ -102,6 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         datasets,
         programs,
         hyperparameters,
+        curves,
         figures,
         deliveries,
         presets,

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from core.store.models import Job
+from typing import Annotated
+
+from fastapi import Header
+
+from api.parameters import Absent
+from core.store.models import ENDED, Job
+
+_POLL_SECONDS = "2"
+
+KnownVersion = Annotated[
+    str | Absent, Header(alias="If-None-Match", description="`ETag` of the version that is known")
+]
 
 
 def of(job: Job) -> str:
@@ -19,3 +30,9 @@ def is_among(etag: str, if_none_match: str | None) -> bool:
         return False
     known = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
     return known == ["*"] or etag.removeprefix("W/") in known
+
+
+def headers(job: Job) -> dict[str, str]:
+    """Of an answer that shows the job, or what it has found: kept by who asks, but asked for each time."""
+    known = {"ETag": of(job), "Cache-Control": "private, no-cache"}
+    return known if job.state in ENDED else known | {"Retry-After": _POLL_SECONDS}

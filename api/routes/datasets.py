@@ -43,7 +43,7 @@ _FORM = {
             "of `labels` (whole numbers from 0) or `targets` (numbers to fit); other arrays are ignored. Or a table: "
             "CSV in UTF-8 with names of columns in its first row, or Parquet, with `columns` beside it",
         },
-        "columns": _ROLES | {"description": "of a table, as JSON: what its columns are for"},
+        "columns": _ROLES | {"title": "Columns", "description": "of a table, as JSON: what its columns are for"},
         "images": {"type": "string", "format": "binary", "description": "IDX file, .gz or not, beside `labels`"},
         "labels": {"type": "string", "format": "binary", "description": "IDX file, .gz or not"},
     },
@@ -86,7 +86,7 @@ DatasetId = Annotated[str, Path(pattern=r"^ds_[0-9a-f]{24}$")]
         }
     },
 )
-async def upload(
+async def upload_dataset(
     request: Request, project: SenderDep, settings: SettingsDep, response: Response
 ) -> DatasetPreview:
     """Check data and keep them; a job names them by `{"id": "ds_…"}`. The same data are stored once.

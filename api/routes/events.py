@@ -29,7 +29,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     responses={
         200: {"content": {_STREAM: {"schema": {"type": "string"}}}},
         204: {"description": "a stream that would stay empty: the job has ended, and all its events are known"},
-        503: {"description": "too many streams are open"},
     },
 )
 def list_events(

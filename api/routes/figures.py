@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
@@ -12,12 +12,10 @@ from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
+from api.description import FILE
 from api.errors import Busy
 from api.schemas.records import FigureList, FigureSummary
-from core.spec import JobSpec
-from core.store import iterations, jobs, learned, measured, trials
-from core.store.errors import NothingLearned, Pruned
-from core.store.models import Job
+from core.store import jobs
 
 if TYPE_CHECKING:
     from core.figures import JobData
@@ -35,7 +33,7 @@ def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> Figu
     from core import figures  # Matplotlib takes half a second to import; only where figures are asked for
 
     with _place():
-        names = figures.names(_data(session, jobs.get(session, project, job_id)))
+        names = figures.names(_data(session, project, job_id))
     return FigureList(
         data=[
             FigureSummary(
@@ -53,7 +51,7 @@ def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> Figu
     "/{job_id}/figures/{name}.{form}",
     summary="Draw a figure",
     response_class=Response,
-    responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
+    responses={200: {"content": dict.fromkeys(_MEDIA.values(), FILE)}},
 )
 def draw_figure(
     job_id: UUID,
@@ -69,7 +67,7 @@ def draw_figure(
     from core import figures
 
     with _place():
-        data = _data(session, jobs.get(session, project, job_id))
+        data = _data(session, project, job_id)
         session.commit()  # drawing takes seconds, and needs no database
         return Response(figures.draw(data, name, form), media_type=_MEDIA[form])
 
@@ -84,34 +82,7 @@ def _place() -> Iterator[None]:
         _places.release()
 
 
-def _data(session: Session, job: Job) -> JobData:
-    from core.figures.data import OVER_TIME, JobData, Row
+def _data(session: Session, project: UUID, job_id: UUID) -> JobData:
+    from core.results import drawn
 
-    spec = JobSpec.model_validate(job.spec)
-    groups, layouts = jobs.layouts_for(job)
-    values = learned.values_over_time(session, job.id, OVER_TIME)
-    with suppress(NothingLearned, Pruned):
-        best = learned.read(session, job, "best")
-        values[best.iteration] = best.values
-    rows = tuple(
-        Row(
-            row.iteration,
-            row.outer_loss,
-            row.train_loss,
-            row.valid_loss,
-            row.test_loss,
-            row.certificate,
-            row.diagnostics or {},
-        )
-        for row in iterations.page(session, job.id, after=None, limit=spec.num_iterations)
-    )
-    return JobData(
-        spec=spec,
-        groups=groups,
-        layouts=layouts,
-        rows=rows,
-        values=values,
-        best=job.best_iteration,
-        measured=measured.read(session, job.id),
-        trials=tuple(trials.read(session, job.id)),
-    )
+    return drawn.read(session, jobs.get(session, project, job_id))

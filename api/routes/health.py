@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.datastructures import State
 
 from api.deps import SettingsDep
-from api.schemas.service import Readiness
+from api.schemas.service import Liveness, Readiness
 from core.config import Settings
 from core.store import migrate
 
@@ -33,9 +33,9 @@ class _Seen(NamedTuple):
 
 
 @router.get("/healthz", summary="Liveness")
-def healthz() -> dict[str, str]:
+def healthz() -> Liveness:
     """The process answers."""
-    return {"status": "ok"}
+    return Liveness(status="ok")
 
 
 @router.get("/readyz", summary="Readiness", responses={503: {"model": Readiness}})

@@ -8,9 +8,11 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from api import results
 from api.deps import ProjectDep, SessionDep
-from core.store import iterations, jobs, learned, measured
+from api.description import FILE
+from api.schemas.results import ResultDocument
+from core.results import document
+from core.store import jobs
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -25,9 +27,9 @@ _MEDIA = {"json": "application/json", "npz": "application/x-npz"}
     "/{job_id}/hyperparameters",
     summary="Download learned hyperparameters",
     response_class=StreamingResponse,
-    responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
+    responses={200: {"model": ResultDocument, "content": {_MEDIA["json"]: {}, _MEDIA["npz"]: FILE}}},
 )
-def download(
+def download_hyperparameters(
     job_id: UUID,
     project: ProjectDep,
     session: SessionDep,
@@ -36,15 +38,8 @@ def download(
 ) -> StreamingResponse:
     """Natural values, with the axes, groups, transform and unit that are needed to use them."""
     job = jobs.get(session, project, job_id)
-    found = learned.read(session, job, iteration)
-    result = results.result_of(
-        job,
-        found,
-        job.certificate,
-        iterations.diagnostics(session, job.id, found.iteration),
-        measured.read(session, job.id),
-    )
-    content = results.as_json(result) if format == "json" else results.as_npz(result)
+    result = document.read(session, job, iteration)
+    content = document.as_json(result) if format == "json" else document.as_npz(result)
     name = f"retrograd-{job.id}-{iteration}.{format}"
     return StreamingResponse(
         content, media_type=_MEDIA[format], headers={"Content-Disposition": f'attachment; filename="{name}"'}

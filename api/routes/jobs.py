@@ -25,10 +25,9 @@ from core.hyperparameters import Group, count_learned, layouts_of
 from core.shapes import groups_for
 from core.spec import JobSpec
 from core.store import idempotency, iterations, jobs, pins, trials, webhooks
-from core.store.models import ENDED, Job, State
+from core.store.models import Job, State
 from core.store.pins import Pinned
 
-_POLL_SECONDS = "2"
 _FEWER = "use fewer examples, a smaller model, or fewer axes (per)"
 _MOST_HYPERGRADIENTS = 8  # of the largest job, held at once
 
@@ -66,9 +65,11 @@ IdempotencyKey = Annotated[
 
 
 async def _json_only(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if await request.body() and kind != "application/json" and not kind.endswith("+json"):
+    kind, body = request.headers.get("content-type", "").partition(";")[0].strip().lower(), await request.body()
+    if body and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType(kind)
+    if body.strip() == b"null":  # else it would pass for no body
+        raise InvalidSpec(((), "null is no job specification; send one, or no body beside ?preset="))
 
 
 @router.post(
@@ -89,10 +90,7 @@ def create_job(
     preset: Annotated[
         str | Absent, Query(description="take this preset's specification; send no body then")
     ] = None,
-    asked: Annotated[
-        JobRequest | None,
-        Body(openapi_examples=_EXAMPLES),
-    ] = None,
+    asked: Annotated[JobRequest | None, Body(openapi_examples=_EXAMPLES)] = None,
     dry_run: Annotated[bool, Query(description="create nothing; foretell what the job would take")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> JobCreated | Response:
@@ -124,7 +122,7 @@ def create_job(
     beside = {"webhook": asked.webhook.model_dump() if asked is not None and asked.webhook is not None else None}
     digest = idempotency.digest(spec, preset, beside)
     job, replayed = idempotency.once(session, project, idempotency_key, digest, create)
-    response.headers.update(_headers(job) | {"Location": f"/v1/jobs/{job.id}"})
+    response.headers.update(etags.headers(job) | {"Location": f"/v1/jobs/{job.id}"})
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return JobCreated.read(job, webhooks.of(session, job.id))
@@ -169,12 +167,12 @@ def get_job(
     project: ProjectDep,
     session: SessionDep,
     response: Response,
-    if_none_match: Annotated[str | Absent, Header(description="`ETag` of the version that is known")] = None,
+    if_none_match: etags.KnownVersion = None,
 ) -> JobRead | Response:
     """State, progress, losses and certificate. `Retry-After` says when to ask again, while it has not ended."""
     job = jobs.get(session, project, job_id)
     if etags.is_among(etags.of(job), if_none_match):
-        return Response(status_code=304, headers=_headers(job))
+        return Response(status_code=304, headers=etags.headers(job))
     return _read(session, job, response)
 
 
@@ -344,10 +342,5 @@ def _webhook(asked: JobRequest | None, settings: Settings) -> tuple[str, str] | 
 
 
 def _read(session: Session, job: Job, response: Response) -> JobRead:
-    response.headers.update(_headers(job))
+    response.headers.update(etags.headers(job))
     return JobRead.read(job, webhooks.of(session, job.id))
-
-
-def _headers(job: Job) -> dict[str, str]:
-    headers = {"ETag": etags.of(job), "Cache-Control": "private, no-cache"}  # kept, but asked for each time
-    return headers if job.state in ENDED else headers | {"Retry-After": _POLL_SECONDS}

@@ -22,7 +22,7 @@ _bearer = HTTPBearer(auto_error=False, description="RETROGRAD_METRICS_TOKEN", sc
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(
     request: Request,

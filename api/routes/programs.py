@@ -50,7 +50,7 @@ ProgramId = Annotated[str, Path(pattern=r"^pr_[0-9a-f]{24}$")]
     responses={200: {"model": ProgramRead, "description": "The project has this program under this name already"}},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
-async def upload(request: Request, project: SenderDep, response: Response) -> ProgramRead:
+async def upload_program(request: Request, project: SenderDep, response: Response) -> ProgramRead:
     """Check a problem of your own, exported by JAX, and keep it; a job names it by its `id`. The same is stored once.
 
     It is read, compiled and run for a few steps in a process of its own. Refused are operations that are not known to

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.fields import Number
+from api.schemas.fields import ID, Number
 from core.store.events import Kind
-from core.store.models import MetaIteration
+from core.store.models import MetaIteration, State
 
 
 class IterationRead(BaseModel):
@@ -41,6 +42,42 @@ class IterationPage(BaseModel):
 
     data: list[IterationRead]
     next: int | None = Field(description="`after` of the next page; null when there are no more yet")
+
+
+class CurveColumns(BaseModel):
+    """What was measured of meta-iterations, a list for each, all of the same length; null where nothing is known."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[float | bool | None]]
+
+    iteration: list[int]
+    outer_loss: list[Number]
+    train_loss: list[Number]
+    valid_loss: list[Number]
+    test_loss: list[Number]
+    hypergradient_norm: list[Number]
+    seconds: list[Number]
+    exact: list[bool | None] = Field(description="whether no bit of the recovered start of training differs")
+    engine: list[str | None]
+    mode: list[str | None]
+    mismatched_bits: list[int | None]
+    stored_bits_per_param_step: list[Number]
+    bound_bits_per_param_step: list[Number]
+    attempt: list[int] = Field(description="of the job, in which it was done")
+
+
+class CurvesRead(BaseModel):
+    """All meta-iterations of a job so far, by column."""
+
+    schema_: Literal["retrograd.curves.v1"] = Field(alias="schema")
+    job_id: UUID = Field(examples=[ID])
+    state: State
+    best_iteration: int | None = Field(description="updates that led to the best hyperparameters; 0 is the start")
+    rows: int = Field(description="meta-iterations")
+    columns: CurveColumns = Field(
+        description="those below, and one number of each diagnostic that the specification asks for, such as "
+        "`seeds.cosine`"
+    )
 
 
 class EventRead(BaseModel):

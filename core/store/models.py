@@ -362,6 +362,25 @@ class Delivery(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
+class TrackedEnd(Base):
+    """One end of a job, until it is a run on a tracking server."""
+
+    __tablename__ = "tracked_ends"
+    __table_args__ = (
+        Index("ix_tracked_ends_due", "next_attempt_at", postgresql_where="next_attempt_at IS NOT NULL"),
+    )
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    event: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # number of the one that tells of this end
+    attempt: Mapped[int] = mapped_column(default=0, server_default="0")
+    next_attempt_at: Mapped[datetime | None] = mapped_column(
+        server_default=func.clock_timestamp()
+    )  # none: it is written
+    run_id: Mapped[str | None]  # on the server
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
 class Blob(Base):
     """Stored bytes, known by their SHA-256."""
 

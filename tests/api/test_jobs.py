@@ -89,6 +89,13 @@ def test_a_preset_by_name_or_as_a_body_is_the_same_job(client):
     assert [one["id"] for one in listed] == [as_body["id"], by_name["id"]]
 
 
+def test_null_is_no_specification(client):
+    headers = {"Content-Type": "application/json"}
+    for query in ("", "?preset=digits-schedules"):
+        answer = client.post(f"/v1/jobs{query}", content=b" null\n", headers=headers)
+        assert "null is no job specification" in assert_problem(answer, 422, "invalid_spec")["detail"]
+
+
 def test_presets_are_listed(client):
     assert [preset["name"] for preset in client.get("/v1/presets").json()["data"]] == list(presets.names())
 

@@ -76,6 +76,7 @@ def test_it_describes_itself(client):
         "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/iterations",
         "/v1/jobs/{job_id}/hyperparameters",
+        "/v1/jobs/{job_id}/curves",
         "/v1/jobs/{job_id}/figures",
         "/v1/jobs/{job_id}/figures/{name}.{form}",
         "/v1/jobs/{job_id}/trials",

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from core.hyperparameters import Group, Layout
 from core.records import Values
-from core.store import jobs
-from core.store.learned import Learned
+from core.store import iterations, jobs, learned, measured
+from core.store.learned import Which
 from core.store.models import Job
 
 SCHEMA = "retrograd.hyperparameters.v1"
@@ -33,32 +34,32 @@ class Result(NamedTuple):
     measured: Values  # beside them
 
 
-def result_of(
-    job: Job,
-    learned: Learned,
-    certificate: dict[str, Any] | None,
-    diagnostics: dict[str, Any] | None,
-    measured: Values,
-) -> Result:
-    """The result document of a job after so many updates."""
+def read(session: Session, job: Job, which: Which) -> Result:
+    """The result document of a job after so many updates.
+
+    Raises:
+        NothingLearned, Pruned, UnknownIteration: see `learned.read`.
+    """
+    found = learned.read(session, job, which)
+    beside = measured.read(session, job.id)
     groups, layouts = jobs.layouts_for(job)
     with np.errstate(over="ignore"):  # a value that overflows is shown as null
-        values = {name: np.asarray(layouts[name].natural(array)) for name, array in learned.values.items()}
+        values = {name: np.asarray(layouts[name].natural(array)) for name, array in found.values.items()}
     head = {
         "schema": SCHEMA,
         "job_id": str(job.id),
         "state": job.state,
-        "iteration": learned.iteration,
+        "iteration": found.iteration,
         "groups": job.groups,
         "hyperparameters": {name: _described(layouts[name], groups) for name in values},
         "fixed": {name: layout.start.described() for name, layout in layouts.items() if not layout.learn},
         "losses": job.losses,
-        "certificate": certificate,
-        "diagnostics": diagnostics,
+        "certificate": job.certificate,
+        "diagnostics": iterations.diagnostics(session, job.id, found.iteration),
         "provenance": job.provenance,
-        "measured": {name: {"shape": array.shape} for name, array in measured.items()},
+        "measured": {name: {"shape": array.shape} for name, array in beside.items()},
     }
-    return Result(job.id, learned.iteration, head, values, measured)
+    return Result(job.id, found.iteration, head, values, beside)
 
 
 def as_json(result: Result) -> Iterator[bytes]:

@@ -1,0 +1,1 @@
+"""A job's results as files. The store and the figures meet here; no JAX."""
