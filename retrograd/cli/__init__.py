@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import typer
 
 from core.errors import CoreError
 from retrograd.cli.app import app
-from retrograd.cli.console import complain
+from retrograd.cli.changes import cancel, delete, pause, resume, retry
+from retrograd.cli.completion import completion
 from retrograd.cli.datasets import datasets
 from retrograd.cli.doctor import doctor
-from retrograd.cli.jobs import cancel, kinds, logs, ls, pause, presets, resume, retry, show, status, submit, watch
+from retrograd.cli.exits import Exit
+from retrograd.cli.failures import Failure
+from retrograd.cli.jobs import kinds, logs, ls, presets, show, status, submit, watch
 from retrograd.cli.keys import keys
 from retrograd.cli.programs import programs
-from retrograd.cli.results import download, export_schedule, figures
+from retrograd.cli.results import curves, download, export_schedule, figures
 from retrograd.cli.server import demo, up
 
 for command in (
@@ -25,15 +33,18 @@ for command in (
     watch,
     logs,
     download,
+    curves,
     export_schedule,
     figures,
     pause,
     resume,
     cancel,
     retry,
+    delete,
     presets,
     kinds,
     doctor,
+    completion,
 ):
     app.command()(command)
 app.add_typer(keys)
@@ -42,12 +53,26 @@ app.add_typer(programs)
 
 
 def main() -> None:
-    """Run one command. What can go wrong ends in one paragraph and status 1, not in a traceback."""
+    """Run one command. What can go wrong ends in one paragraph and a status of `Exit`, not in a traceback."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One command, told as the words after `retrograd`; its exit status."""
+    as_json = "--json" in arguments
     try:
-        app()
-    except CoreError as error:
-        complain(str(error))
-        sys.exit(1)
-    except OSError as error:
-        complain(f"{error.strerror}: {error.filename}" if error.filename else str(error))
-        sys.exit(1)
+        status = app(list(arguments), standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
+    except BrokenPipeError:  # silently, as Typer does where it meets one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return Exit.FAILED
+    except typer.Abort:  # Ctrl-C or the end of input, where a question was asked
+        return Exit.INTERRUPTED
+    except (CoreError, OSError, typer.TyperException) as error:
+        failure = Failure.of(error)
+        if isinstance(error, typer.TyperException) and not as_json:
+            cast(Any, error).show()  # with the usage of the command
+        else:
+            failure.tell(as_json=as_json)
+        return failure.status
+    return status or Exit.DONE

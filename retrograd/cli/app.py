@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from retrograd.client import Client
+from retrograd.cli.completion import job_ids
+from retrograd.cli.exits import EPILOG
+from retrograd.cli.failures import NotFound
+from retrograd.client import Client, Job
 from retrograd.home import Home
+
+_SEARCHED = 100  # jobs among which an abbreviated id is looked for
+_FULL = 36  # characters of an id
 
 app = typer.Typer(
     name="retrograd",
     help="Learn hyperparameters by exact gradient descent through whole training runs.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -23,7 +31,13 @@ Folder = Annotated[
     typer.Option("--folder", help="Folder of the embedded stack.  [default: RETROGRAD_HOME, else .retrograd]"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Job = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job, its first characters, or `latest`.")]
+_ABBREVIATED = "its first characters, or `latest`."
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help=f"Id of a job, {_ABBREVIATED}", autocompletion=job_ids)
+]
+JobNames = Annotated[
+    list[str], typer.Argument(metavar="JOB...", help=f"Ids of jobs, {_ABBREVIATED}", autocompletion=job_ids)
+]
 
 
 def _version(wanted: bool) -> None:
@@ -34,7 +48,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOG)
 def retrograd(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -48,15 +62,23 @@ def connect(folder: Path | None = None) -> Client:
     return Client(home=Home(folder))
 
 
-def find_job(client: Client, job: str) -> str:
-    """The full id that `job` abbreviates."""
-    if len(job) == 36:
-        return job
-    known = [str(each["id"]) for each in client.jobs(limit=1 if job == "latest" else 100)]
-    matches = known if job == "latest" else [each for each in known if each.startswith(job)]
+def find_job(client: Client, name: str) -> Job:
+    """The job that `name` abbreviates. What is seen of it may be only what lists have."""
+    return find_jobs(client, [name])[0]
+
+
+def find_jobs(client: Client, names: Sequence[str]) -> list[Job]:
+    """The jobs that `names` abbreviate, each once, in the same order."""
+    newest = client.jobs.list(_SEARCHED) if any(len(name) < _FULL for name in names) else []
+    found = (client.jobs.get(name) if len(name) >= _FULL else _among(newest, name) for name in names)
+    return list({job.id: job for job in found}.values())
+
+
+def _among(jobs: Sequence[Job], name: str) -> Job:
+    if not jobs:
+        raise NotFound("there is no job yet; `retrograd submit --preset digits-schedules` makes one")
+    matches = jobs[:1] if name == "latest" else [job for job in jobs if name and job.id.startswith(name)]
     if len(matches) == 1:
         return matches[0]
-    if not known:
-        raise typer.BadParameter("there is no job yet; `retrograd submit --preset digits-schedules` makes one")
-    what = f"{len(matches)} jobs start" if matches else "none of the newest 100 jobs starts"
-    raise typer.BadParameter(f"{what} with {job!r}; `retrograd status` lists them")
+    what = f"{len(matches)} jobs start" if matches else f"none of the newest {_SEARCHED} jobs starts"
+    raise NotFound(f"{what} with {name!r}; `retrograd ls` lists them")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import typer
 from rich.console import Console
+from rich.text import Text
 
 _WIDE = 200
 
@@ -20,7 +22,7 @@ if not out.is_terminal:
     out.width = _WIDE  # what reads a pipe or a file has no edge
 
 
-def complain(message: str) -> None:
+def complain(message: str | Text) -> None:
     """One paragraph: what is wrong and the remedy. Not wrapped, so that it can be searched for."""
     err.print("error:", style="bold red", end=" ")
     err.print(message, markup=False, soft_wrap=True)
@@ -31,6 +33,12 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_json_line(document: Any) -> None:
+    """One of many, at once: its reader may be waiting for it."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def print_rows(rows: list[Any], table: Callable[[list[Any]], Any], *, none: str, as_json: bool) -> None:
     """A list: for programs, or as a table; where it is empty, what to do about that."""
     if as_json:
@@ -39,6 +47,15 @@ def print_rows(rows: list[Any], table: Callable[[list[Any]], Any], *, none: str,
         out.print(table(rows))
     else:
         out.print(none, soft_wrap=True)
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Go on where the answer is yes, or nobody is there to be asked."""
+    if yes or not (sys.stdin.isatty() and err.is_terminal):
+        return
+    if not typer.confirm(question, err=True):
+        err.print("Nothing was changed.")
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager

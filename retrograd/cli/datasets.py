@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.completion import dataset_ids
 from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import columns_table, datasets_table, rows_table, told
 
@@ -27,6 +28,8 @@ class Missing(StrEnum):
 
 
 datasets = typer.Typer(name="datasets", help="Upload, show, list and delete data sets.", no_args_is_help=True)
+
+Dataset = Annotated[str, typer.Argument(help="Id, ds_…", autocompletion=dataset_ids)]
 
 _TABLES = (".csv", ".tsv", ".parquet")
 
@@ -66,7 +69,9 @@ def upload(
         raise typer.BadParameter(f"{next(iter(given))} is said of a table; name its --target too")
     columns = None if target is None else {"target": target, **given}
     with connect(folder) as client:
-        sent = client.upload(files[0] if len(files) == 1 else (files[0], files[1]), name or files[0].stem, columns)
+        sent = client.datasets.upload(
+            files[0] if len(files) == 1 else (files[0], files[1]), name or files[0].stem, columns
+        )
     if as_json:
         print_json(sent)
     else:
@@ -77,12 +82,10 @@ def upload(
 
 
 @datasets.command()
-def show(
-    dataset: Annotated[str, typer.Argument(help="Id, ds_…")], as_json: AsJson = False, folder: Folder = None
-) -> None:
+def show(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> None:
     """Show what is in a data set: classes or targets, and of a table its columns and first rows."""
     with connect(folder) as client:
-        found = client.dataset(dataset)
+        found = client.datasets.get(dataset)
     if as_json:
         print_json(found)
         return
@@ -101,14 +104,17 @@ def list_(
 ) -> None:
     """Show the newest data sets."""
     with connect(folder) as client:
-        found = client.datasets(limit)
+        found = client.datasets.list(limit)
     none = "No data sets yet; `retrograd datasets upload FILE.npz` makes one."
     print_rows(found, datasets_table, none=none, as_json=as_json)
 
 
 @datasets.command()
-def delete(dataset: Annotated[str, typer.Argument(help="Id, ds_…")], folder: Folder = None) -> None:
+def delete(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a data set that no job still learns from."""
     with connect(folder) as client:
-        client.delete_dataset(dataset)
-    out.print(f"{dataset} is deleted")
+        client.datasets.delete(dataset)
+    if as_json:
+        print_json({"id": dataset, "state": "deleted"})
+    else:
+        out.print(f"{dataset} is deleted")

@@ -165,7 +165,7 @@ def _machine(home: Home) -> Iterator[Finding]:
 def _server(home: Home, port: int) -> Iterator[Finding]:
     try:
         with Client(home=home) as client:
-            client.jobs(limit=1)
+            client.jobs.list(1)
         yield Finding("server", "ok", f"{client.url} answers and accepts the key")
     except CoreError as error:
         known = os.environ.get("RETROGRAD_URL") or home.url

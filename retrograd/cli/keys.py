@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.completion import key_prefixes
 from retrograd.cli.console import err, out, print_json
+from retrograd.cli.failures import NotFound
 from retrograd.cli.render import keys_table
 from retrograd.client import Client
 
@@ -39,7 +41,7 @@ def create(
 ) -> None:
     """Make a key and print it. It is shown this once."""
     with connect(folder) as client:
-        key = client.create_api_key(name, [scope.value for scope in scopes])
+        key = client.keys.create(name, [scope.value for scope in scopes])
     if as_json:
         print_json(key)
     else:
@@ -51,7 +53,7 @@ def create(
 def list_keys(as_json: AsJson = False, folder: Folder = None) -> None:
     """Show the keys of the project, but for themselves."""
     with connect(folder) as client:
-        known = client.api_keys()
+        known = client.keys.list()
     if as_json:
         print_json(known)
     else:
@@ -60,16 +62,18 @@ def list_keys(as_json: AsJson = False, folder: Folder = None) -> None:
 
 @keys.command()
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="What it begins with, or its id.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="What it begins with, or its id.", autocompletion=key_prefixes)
+    ],
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Have a key refused from now on."""
     with connect(folder) as client:
         key_id = _find(client, key)
-        client.revoke_api_key(key_id)
+        client.keys.revoke(key_id)
     if as_json:
-        print_json({"id": key_id})
+        print_json({"id": key_id, "state": "revoked"})
     else:
         out.print(f"{key} is revoked")
 
@@ -79,10 +83,10 @@ def _find(client: Client, key: str) -> str:
     wanted = key.removesuffix("…")
     matches = [
         str(each["id"])
-        for each in client.api_keys()
+        for each in client.keys.list()
         if not each["revoked_at"] and wanted and (each["id"] == wanted or each["prefix"].startswith(wanted))
     ]
     if len(matches) == 1:
         return matches[0]
     what = f"{len(matches)} keys start" if matches else "no key in force starts"
-    raise typer.BadParameter(f"{what} with {key!r}; `retrograd keys list` shows them, each with its id")
+    raise NotFound(f"{what} with {key!r}; `retrograd keys list` shows them, each with its id")

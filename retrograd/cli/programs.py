@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.completion import program_ids
 from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import program_details, programs_table
 
@@ -16,7 +17,7 @@ programs = typer.Typer(
     name="programs", help="Send, list, show and delete problems of your own.", no_args_is_help=True
 )
 
-Program = Annotated[str, typer.Argument(help="Id, pr_…")]
+Program = Annotated[str, typer.Argument(help="Id, pr_…", autocompletion=program_ids)]
 
 
 @programs.command()
@@ -28,7 +29,7 @@ def upload(
 ) -> None:
     """Send a program, which the server checks and keeps."""
     with connect(folder) as client:
-        sent = client.upload_program(file, name or file.stem)
+        sent = client.programs.upload(file, name or file.stem)
     if as_json:
         print_json(sent)
         return
@@ -47,7 +48,7 @@ def list_(
 ) -> None:
     """Show the newest programs."""
     with connect(folder) as client:
-        found = client.programs(limit)
+        found = client.programs.list(limit)
     none = "No programs yet; `retrograd programs upload FILE.zip` sends one that export_problem has written."
     print_rows(found, programs_table, none=none, as_json=as_json)
 
@@ -56,7 +57,7 @@ def list_(
 def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Show what a program takes and returns, and what the server found in it."""
     with connect(folder) as client:
-        found = client.program(program)
+        found = client.programs.get(program)
     if as_json:
         print_json(found)
     else:
@@ -64,8 +65,11 @@ def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> No
 
 
 @programs.command()
-def delete(program: Program, folder: Folder = None) -> None:
+def delete(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a program that no job still runs."""
     with connect(folder) as client:
-        client.delete_program(program)
-    out.print(f"{program} is deleted")
+        client.programs.delete(program)
+    if as_json:
+        print_json({"id": program, "state": "deleted"})
+    else:
+        out.print(f"{program} is deleted")

@@ -2,60 +2,86 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
 from retrograd.cli.console import err
 from retrograd.cli.render import duration, number
-from retrograd.client import Client
+from retrograd.client import Job
+
+_BAR_WIDTH = 12  # leaves room for the news on 80 columns
+_SLOW_SECONDS = 2.0  # after which a first meta-iteration is being compiled
 
 
-def follow(client: Client, job_id: str, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Show progress until the job has ended, and return it. `check` is called after every poll."""
+def follow(job: Job, check: Callable[[], None] = lambda: None) -> None:
+    """Show progress until the job has ended. `check` is called after every poll."""
+    tell = _Teller()
     if not err.is_terminal:
-        return client.wait(job_id, _lines(check))
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"))
+        job.wait(progress=_lines(tell, check))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[news]}"))
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("queued", total=None, news="")
 
-        def show(job: dict[str, Any]) -> None:
+        def show(job: Job) -> None:
             progress = job["progress"]
             bar.update(
                 task,
                 description=job["state"],
                 completed=progress["meta_iteration"],
                 total=progress["of"],
-                news=_news(job),
+                news=tell.news(job),
             )
             check()
 
-        return client.wait(job_id, show)
+        job.wait(progress=show)
 
 
-def _lines(check: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+def _lines(tell: _Teller, check: Callable[[], None]) -> Callable[[Job], None]:
     """A line for every tenth of the way, and for every change of state."""
-    shown: set[tuple[str, int]] = set()
+    shown: set[tuple[str, int, str]] = set()
 
-    def show(job: dict[str, Any]) -> None:
+    def show(job: Job) -> None:
         progress = job["progress"]
-        place = (job["state"], 10 * progress["meta_iteration"] // progress["of"])
+        place = (job["state"], 10 * progress["meta_iteration"] // progress["of"], tell.phase(job))
         if place not in shown:
             shown.add(place)
-            err.print(f"{job['state']}: {_news(job)}", soft_wrap=True)
+            err.print(f"{job['state']}: {tell.news(job)}", soft_wrap=True)
         check()
 
     return show
 
 
-def _news(job: dict[str, Any]) -> str:
-    progress = job["progress"]
-    news = f"meta-iteration {progress['meta_iteration']}/{progress['of']}"
-    if job["latest_outer_loss"] is not None:
-        news += f" · outer loss {number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}"
-    if job["state"] == "running" and progress["meta_iteration"] == progress["of"]:
-        news += " · evaluating"
-    elif progress["eta_seconds"] is not None:
-        news += f" · {duration(progress['eta_seconds'])} left"
-    return news
+class _Teller:
+    """What there is to say about a job, poll after poll."""
+
+    def __init__(self) -> None:
+        self._running_since: float | None = None
+
+    def phase(self, job: Job) -> str:
+        """What a running job does while its meta-iterations stand still."""
+        if job["state"] != "running":
+            self._running_since = None
+            return ""
+        progress = job["progress"]
+        if progress["meta_iteration"] == progress["of"]:
+            return "evaluating"
+        now = time.monotonic()
+        self._running_since = self._running_since or now
+        if progress["meta_iteration"] or now - self._running_since < _SLOW_SECONDS:
+            return ""
+        return "searching" if job["spec"]["meta"]["warm_start"] and not job["losses"] else "compiling"
+
+    def news(self, job: Job) -> str:
+        """In one line."""
+        progress = job["progress"]
+        news = [f"meta-iteration {progress['meta_iteration']}/{progress['of']}"]
+        if job["latest_outer_loss"] is not None:
+            news.append(f"outer loss {number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}")
+        if phase := self.phase(job):
+            news.append(phase)
+        elif progress["eta_seconds"] is not None:
+            news.append(f"{duration(progress['eta_seconds'])} left")
+        return " · ".join(news)

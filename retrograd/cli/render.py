@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-Json = dict[str, Any]
+Json = Mapping[str, Any]
 
 _SHOWN_COLUMNS = 8  # of a table's rows
 
@@ -20,6 +20,11 @@ STYLES = {
     "failed": "red",
     "cancelled": "yellow",
 }
+
+
+def listing(first: str, *others: str) -> Table:
+    """A table without lines. What names a row, in its first column, is whole where there is any room for it."""
+    return Table(Column(first, no_wrap=True), *others, box=None, pad_edge=False)
 
 
 def number(value: float | None) -> str:
@@ -36,18 +41,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def when(time: str) -> str:
+    """A time of the API's, to the second."""
+    return time[:19].replace("T", " ")
+
+
 def event_line(event: Json) -> str:
     """When, what, and its particulars."""
     said = "  ".join(
         f"{name} {number(one) if isinstance(one, float) else one}" for name, one in event["data"].items()
     )
-    when = event["created_at"][:19].replace("T", " ")
-    return f"[dim]{when}[/]  {event['kind'].replace('_', ' '):<16}  {escape(said)}".rstrip()
+    return f"[dim]{when(event['created_at'])}[/]  {event['kind'].replace('_', ' '):<16}  {escape(said)}".rstrip()
 
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
     """One line a job."""
-    table = Table("job", "name", "state", "done", "outer loss", "best", "left", box=None, pad_edge=False)
+    table = listing("job", "name", "state", "done", "outer loss", "best", "left")
     for job in jobs:
         progress = job["progress"]
         table.add_row(
@@ -98,8 +107,8 @@ def job_details(job: Json) -> Table:
         "outer loss": f"{number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}",
         "hyperparameters": job["num_hyperparameters"],
         "device": job["device"],
-        "created": job["created_at"],
-        "ended": job["ended_at"],
+        "created": when(job["created_at"]),
+        "ended": job["ended_at"] and when(job["ended_at"]),
         "error": escape(f"{error['code']}: {error['message']}") if error else None,
     }
     table = Table.grid(padding=(0, 2))
@@ -133,9 +142,7 @@ def outcome(job: Json) -> list[Table | str]:
 
 def presets_table(presets: Iterable[Json]) -> Table:
     """One line a preset."""
-    table = Table(
-        "preset", "data", "hyperparameters learned", "steps", "meta-iterations", box=None, pad_edge=False
-    )
+    table = listing("preset", "data", "learns", "steps", "iterations")
     for preset in presets:
         learned = [name for name, one in preset["hyperparameters"].items() if one and one["learn"]]
         table.add_row(
@@ -150,7 +157,7 @@ def presets_table(presets: Iterable[Json]) -> Table:
 
 def kinds_table(kinds: Iterable[Json]) -> Table:
     """One line a kind of problem."""
-    table = Table("kind", "name", "brought by", "what it is", box=None, pad_edge=False)
+    table = listing("kind", "name", "brought by", "what it is")
     for kind in kinds:
         package = "" if kind["package"] is None else f"{kind['package']} {kind['version']}"
         said = kind["description"].partition("\n")[0]
@@ -165,15 +172,16 @@ def kinds_table(kinds: Iterable[Json]) -> Table:
 
 def keys_table(keys: Iterable[Json]) -> Table:
     """One line a key."""
-    table = Table("key", "name", "scopes", "created", "last used", "", "id", box=None, pad_edge=False)
+    table = listing("key", "name", "scopes", "created", "last used", "", "id")
+    table.columns[-1].overflow = "fold"  # of no use when cut
     for key in keys:
         table.add_row(
             f"{key['prefix']}…",
             escape(key["name"]),
             ", ".join(key["scopes"]),
-            key["created_at"][:16],
-            (key["last_used_at"] or "never")[:16],
-            f"[red]revoked {key['revoked_at'][:16]}[/]" if key["revoked_at"] else "",
+            when(key["created_at"])[:16],
+            when(key["last_used_at"] or "never")[:16],
+            f"[red]revoked {when(key['revoked_at'])[:16]}[/]" if key["revoked_at"] else "",
             key["id"],
         )
     return table
@@ -181,7 +189,7 @@ def keys_table(keys: Iterable[Json]) -> Table:
 
 def datasets_table(datasets: Iterable[Json]) -> Table:
     """One line a data set."""
-    table = Table("data set", "name", "inputs", "classes", "bytes", "uploaded", box=None, pad_edge=False)
+    table = listing("data set", "name", "inputs", "classes", "bytes", "uploaded")
     for dataset in datasets:
         shape = " × ".join(map(str, dataset["inputs"]["shape"]))
         table.add_row(
@@ -190,16 +198,16 @@ def datasets_table(datasets: Iterable[Json]) -> Table:
             f"{shape} {dataset['inputs']['dtype']}",
             str(len(dataset["class_counts"]) or "numbers"),
             f"{dataset['bytes']:,}",
-            dataset["created_at"][:19].replace("T", " "),
+            when(dataset["created_at"]),
         )
     return table
 
 
 def programs_table(programs: Iterable[Json]) -> Table:
     """One line a program."""
-    table = Table("program", "name", "bytes", "sent", box=None, pad_edge=False)
+    table = listing("program", "name", "bytes", "sent")
     for program in programs:
-        sent = program["created_at"][:19].replace("T", " ")
+        sent = when(program["created_at"])
         table.add_row(program["id"], escape(program["name"]), f"{program['bytes']:,}", sent)
     return table
 
@@ -222,7 +230,7 @@ def program_details(program: Json) -> Table:
         "losses at first": f"inner {number(probe['inner_loss'])}, outer {number(probe['outer_loss'])}",
         "bytes": f"{program['bytes']:,}",
         "sha256": program["sha256"],
-        "sent": program["created_at"][:19].replace("T", " "),
+        "sent": when(program["created_at"]),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
@@ -328,10 +336,3 @@ def size(number_of_bytes: int | None) -> str:
             break
         value /= 1000
     return f"{value:.3g} {unit}"
-
-
-def failure(job: Json) -> str:
-    """Why a job did not succeed."""
-    error = job.get("error") or {}
-    reason = error.get("message") or error.get("code")
-    return f"job {job['id']} {job['state']}" + (f": {reason}" if reason else "")

@@ -1,4 +1,4 @@
-"""`retrograd download` and `retrograd figures`: what a job has learned, as files."""
+"""`retrograd download`, `curves`, `figures`, `export-schedule`: what a job has learned, as files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
-from retrograd.cli.app import Folder, Job, connect, find_job
-from retrograd.cli.console import out
+from retrograd.cli.app import AsJson, Folder, JobName, connect, find_job
+from retrograd.cli.console import out, print_json
 from retrograd.exports import Framework
 
 Iteration = Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")]
+
+_TABLES = ("csv", "parquet", "json")
+_KINDS = ".csv, .parquet or .json"
 
 
 class Format(StrEnum):
@@ -24,25 +27,48 @@ class Format(StrEnum):
 
 
 def download(
-    job: Job = "latest",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File.  [default: JOB.json]")] = None,
+    job: JobName = "latest",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, or folder for it.  [default: JOB.json]")
+    ] = None,
     iteration: Iteration = "best",
     format: Annotated[Format, typer.Option(help="json for the document, npz for arrays.")] = Format.json,
+    as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Save the hyperparameters that a job has learned."""
     _check_iteration(iteration)
     with connect(folder) as client:
-        job_id = find_job(client, job)
-        path = client.download(job_id, output or Path(f"{job_id}.{format}"), iteration, format)
-    out.print(f"Saved {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
+        found = find_job(client, job)
+        path = found.download(_file(output, f"{found.id}.{format}"), iteration, format)
+    _saved(path, as_json=as_json)
+
+
+def curves(
+    job: JobName = "latest",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=f"File: {_KINDS}.  [default: JOB-curves.csv]")
+    ] = None,
+    as_json: AsJson = False,
+    folder: Folder = None,
+) -> None:
+    """Save a table of a job's meta-iterations: losses, norms, seconds, certificates and diagnostics."""
+    with connect(folder) as client:
+        found = find_job(client, job)
+        path = _file(output, f"{found.id[:8]}-curves.csv")
+        format = path.suffix.removeprefix(".")
+        if format not in _TABLES:
+            raise typer.BadParameter(f"{path.name} is no {_KINDS}", param_hint="--output")
+        found.download_curves(path, format)
+    _saved(path, as_json=as_json)
 
 
 def export_schedule(
-    job: Job = "latest",
+    job: JobName = "latest",
     framework: Annotated[Framework, typer.Option("--as", help="optax or pytorch.")] = Framework.optax,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: learned_JOB]")] = None,
     iteration: Iteration = "best",
+    as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Write what a job has learned as a module to train with elsewhere."""
@@ -50,11 +76,13 @@ def export_schedule(
 
     _check_iteration(iteration)
     with connect(folder) as client, tempfile.TemporaryDirectory() as kept:
-        job_id = find_job(client, job)
-        arrays = client.download(job_id, Path(kept) / "learned.npz", iteration, "npz")
-        target = output or Path(f"learned_{job_id[:8]}")
-        module, data = schedule.export(client.job(job_id), arrays, framework, target)
-    out.print(f"Saved {module} and {data}", f"`python {module}` says what is in it.", sep="\n", soft_wrap=True)
+        found = find_job(client, job).refresh()
+        arrays = found.download(Path(kept) / "learned.npz", iteration, "npz")
+        module, data = schedule.export(found, arrays, framework, output or Path(f"learned_{found.id[:8]}"))
+    if as_json:
+        print_json({"module": str(module), "data": str(data)})
+    else:
+        out.print(f"Saved {module} and {data}", f"`python {module}` says what is in it.", sep="\n", soft_wrap=True)
 
 
 class Picture(StrEnum):
@@ -65,23 +93,39 @@ class Picture(StrEnum):
 
 
 def figures(
-    job: Job = "latest",
+    job: JobName = "latest",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.  [default: .]")] = None,
     format: Annotated[Picture, typer.Option(help="png or svg.")] = Picture.png,
+    as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
     """Save all figures of a job's results."""
-    target = output or Path()
+    target, saved = output or Path(), []
     with connect(folder) as client:
-        job_id = find_job(client, job)
-        known = client.figures(job_id)
-        target.mkdir(parents=True, exist_ok=True)
-        for figure in known:
-            path = target / f"{job_id[:8]}-{figure['name']}.{format}"
-            path.write_bytes(client.figure(job_id, figure["name"], format))
-            out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
-    if not known:
+        found = find_job(client, job)
+        for figure in found.figures():
+            target.mkdir(parents=True, exist_ok=True)
+            path = target / f"{found.id[:8]}-{figure['name']}.{format}"
+            path.write_bytes(found.figure(figure["name"], format))
+            saved.append({"name": figure["name"], "title": figure["title"], "path": str(path)})
+            if not as_json:
+                out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
+    if as_json:
+        print_json(saved)
+    elif not saved:
         out.print("There is nothing to draw of this job yet.")
+
+
+def _saved(path: Path, *, as_json: bool) -> None:
+    size = path.stat().st_size
+    if as_json:
+        print_json({"path": str(path), "bytes": size})
+    else:
+        out.print(f"Saved {path} ({size:,} bytes)", soft_wrap=True)
+
+
+def _file(output: Path | None, name: str) -> Path:
+    return output / name if output is not None and output.is_dir() else output or Path(name)
 
 
 def _check_iteration(iteration: str) -> None:

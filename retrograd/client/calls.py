@@ -112,6 +112,10 @@ def download(job_id: str, iteration: str | int, format: str) -> Call[bytes]:
     return _learned(job_id, iteration, format, content)
 
 
+def download_curves(job_id: str, format: str) -> Call[bytes]:
+    return Call("GET", _job(job_id, "curves"), content, params={"format": format}, repeatable=True)
+
+
 def list_trials(job_id: str) -> Call[list[Json]]:
     return Call("GET", _job(job_id, "trials"), rows, repeatable=True)
 

@@ -135,11 +135,10 @@ def events(job_id: str, after: int) -> Telling[Json]:
         yield Pause(pause)
 
 
-def download(job_id: str, path: Path | str, iteration: str | int, format: str) -> Steps[Path]:
+def save(call: Call[bytes], path: Path | str) -> Steps[Path]:
     """The file that was saved. It appears only once it is complete; what is cut off is fetched anew."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    call = calls.download(job_id, iteration, format)
     retries = Retries(call)
     try:
         while True:

@@ -93,7 +93,11 @@ class Job(SeenJob):
 
     def download(self, path: Path | str, iteration: str | int = "best", format: str = "json") -> Path:
         """Save the result document (json) or its arrays (npz); `path` appears only once it is complete."""
-        return self._carrier.run(exchanges.download(self.id, path, iteration, format))
+        return self._carrier.run(exchanges.save(calls.download(self.id, iteration, format), path))
+
+    def download_curves(self, path: Path | str, format: str = "csv") -> Path:
+        """Save a table of its meta-iterations, with the certificates' numbers and diagnostics: csv, parquet or json."""
+        return self._carrier.run(exchanges.save(calls.download_curves(self.id, format), path))
 
     def trials(self) -> Rows:
         """What a warm start tried before the descent."""

@@ -73,8 +73,7 @@ def learned(stack):
         [sys.executable, "-m", "retrograd", "submit", "--watch", "--json", "--preset", PRESET, *SET_SMALL],
         capture_output=True, text=True, env=environment(stack.home.path),
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert "succeeded: meta-iteration 3/3" in run.stderr
+    assert (run.returncode, run.stderr) == (0, "")
     return json.loads(run.stdout)
 
 
@@ -130,7 +129,11 @@ def test_status_watch_and_presets_show_it(learned, retrograd):
     assert json.loads(retrograd("status", learned["id"], "--json").stdout)["id"] == learned["id"]
     watched = retrograd("watch", learned["id"][:6])
     assert watched.returncode == 0
+    assert "succeeded: meta-iteration 3/3" in watched.stderr
     assert "before" in watched.stdout
+    told = [json.loads(line) for line in retrograd("watch", learned["id"], "--json").stdout.splitlines()]
+    assert [one["kind"] for one in told[:-1]].count("iteration") == 3
+    assert told[-1] == learned
     assert PRESET in retrograd("presets").stdout
 
 
@@ -166,12 +169,28 @@ def test_ctrl_c_stops_watching_but_not_the_job(stack, retrograd, tmp_path):
         assert watched.cancel().wait(GONE_WITHIN).state == "cancelled"
 
 
+def test_figures_are_saved_and_named_for_programs(learned, retrograd, tmp_path):
+    saved = json.loads(retrograd("figures", learned["id"], "-o", "drawn", "--format", "svg", "--json").stdout)
+    assert {one["path"] for one in saved} == {
+        str(path.relative_to(tmp_path)) for path in (tmp_path / "drawn").iterdir()
+    }
+    assert {"losses", "schedules"} <= {one["name"] for one in saved}
+    (tmp_path / "results").mkdir()
+    told = json.loads(retrograd("download", learned["id"], "-o", "results", "--json").stdout)
+    path = tmp_path / "results" / f"{learned['id']}.json"
+    assert told == {"path": str(path.relative_to(tmp_path)), "bytes": path.stat().st_size}
+    assert retrograd("curves", learned["id"], "-o", "curves.csv").returncode == 0
+    header, *rows = (tmp_path / "curves.csv").read_text().splitlines()
+    assert header.startswith("iteration,outer_loss,")
+    assert [row.split(",")[0] for row in rows] == ["0", "1", "2"]
+
+
 def test_a_bad_job_is_refused_with_the_name_of_the_field(retrograd):
     run = retrograd("submit", "--preset", PRESET, "-s", "training.num_steps=0")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "training.num_steps" in run.stderr
     unknown = retrograd("submit", "--preset", "nothing")
-    assert unknown.returncode == 1
+    assert unknown.returncode == 4
     assert "nothing" in unknown.stderr
 
 

@@ -1,0 +1,86 @@
+"""What went wrong, told to people or, with --json, to programs; and how the command exits then."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from core.errors import CoreError
+from retrograd.cli.console import complain, err
+from retrograd.cli.exits import Exit, of_http
+from retrograd.cli.mistakes import Refused
+from retrograd.client import ApiError, Job, ServerUnreachable
+
+_REMEDIES = {
+    "unauthorized": "set RETROGRAD_API_KEY to one of this server's, or go to the folder in which `retrograd up` runs",
+    "unknown_job": "`retrograd ls` lists those there are",
+    "unknown_dataset": "`retrograd datasets list` shows those there are",
+    "unknown_program": "`retrograd programs list` shows those there are",
+}
+
+
+class NotFound(CoreError):  # noqa: N818 - named for what happened
+    """What was abbreviated is not there, or not there alone."""
+
+    code = "not_found"
+
+
+class JobEnded(CoreError):  # noqa: N818
+    """A job that ended without success."""
+
+    def __init__(self, job: Job) -> None:
+        error = job["error"] or {}
+        self.code = error.get("code") or job.state  # type: ignore[misc]
+        reason = error.get("message") or error.get("code")
+        super().__init__(f"job {job.id} {job.state}" + (f": {reason}" if reason else ""))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error, as both kinds of readers are told of it."""
+
+    status: Exit
+    code: str
+    message: str
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    shown: Text | None = None  # for people, where that is more than the message
+
+    @classmethod
+    def of(cls, error: CoreError | OSError | typer.TyperException) -> Failure:
+        """Of what a command raises on purpose."""
+        match error:
+            case Refused():
+                shown = Text("\n").join([Text(error.headline), *(one.shown(err.width) for one in error.mistakes)])
+                return cls(Exit.REFUSED, error.code, str(error), error.details()["errors"], shown)
+            case ApiError():
+                return cls(of_http(error.status), error.code, _in_commands(error), error.errors)
+            case ServerUnreachable():
+                return cls(Exit.UNREACHABLE, error.code, str(error))
+            case NotFound():
+                return cls(Exit.NOT_FOUND, error.code, str(error))
+            case typer.TyperException():
+                return cls(Exit.REFUSED, "usage", error.format_message())
+            case CoreError():
+                return cls(Exit.FAILED, error.code, str(error))
+        named = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        return cls(Exit.FAILED, "os_error", named)
+
+    def tell(self, *, as_json: bool) -> None:
+        """One paragraph, or one JSON object, on standard error."""
+        if as_json:
+            told = {"code": self.code, "message": self.message, "errors": self.errors}
+            sys.stderr.write(json.dumps({"error": told}, ensure_ascii=False) + "\n")
+        else:
+            complain(self.message if self.shown is None else self.shown)
+
+
+def _in_commands(error: ApiError) -> str:
+    """The server's words, with a remedy that is a command where the server's is a request."""
+    if error.code not in _REMEDIES:
+        return str(error)
+    return f"{str(error).partition(';')[0]}; {_REMEDIES[error.code]} ({error.code}, HTTP {error.status})"
