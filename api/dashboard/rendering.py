@@ -24,10 +24,24 @@ HEADERS = {
     "Cache-Control": "private, no-store",
 }
 
+_LEAST, _MOST = 1e-4, 1e6
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def _number(value: float | None) -> str:
-    """Four digits that matter; a dash where there is no value."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
+    """Four digits that matter; a dash where there is no value. Powers of ten for what would be a row of zeros."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0 or _LEAST <= abs(value) < _MOST:
+        digits = 3 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, _, power = f"{value:.3e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')} × 10{str(int(power)).translate(_RAISED)}"
+
+
+def _whole(value: int) -> str:
+    return f"{value:,}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -63,6 +77,7 @@ _environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # a specifica
 _environment.filters |= {
     "particulars": lambda data: ", ".join(f"{name.replace('_', ' ')} {_told(one)}" for name, one in data.items()),
     "number": _number,
+    "whole": _whole,
     "duration": _duration,
     "iso": _iso,
 }
