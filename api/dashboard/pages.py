@@ -219,7 +219,7 @@ def new_job(
         preset=preset,
         presets=presets.names(),
         copied=copy,
-        spec=spec.model_dump(mode="json", exclude_none=True),
+        spec=spec.model_dump(mode="json", exclude_none=True, exclude_unset=True),
         may_write=visitor.may(Scope.WRITE),
     )
 

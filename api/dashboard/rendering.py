@@ -62,6 +62,12 @@ def _told(value: Any) -> str:
     return _number(value) if isinstance(value, float) else str(value)
 
 
+def _particulars(data: dict[str, Any], kind: str) -> str:
+    """What an event of this kind says: as `live.js` has it."""
+    named = ((name, _told(one)) for name, one in data.items())
+    return ", ".join(one if name == kind else f"{name.replace('_', ' ')} {one}" for name, one in named)
+
+
 def _iso(when: datetime | None) -> str:
     return "" if when is None else when.isoformat(timespec="seconds")
 
@@ -75,7 +81,7 @@ _environment = Environment(
 )
 _environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # a specification reads in its own order
 _environment.filters |= {
-    "particulars": lambda data: ", ".join(f"{name.replace('_', ' ')} {_told(one)}" for name, one in data.items()),
+    "particulars": _particulars,
     "number": _number,
     "whole": _whole,
     "duration": _duration,

@@ -214,28 +214,6 @@ def test_jobs_are_compared(signed_in, client, sessions):
     signed_in.locator("canvas").wait_for()
 
 
-def test_a_job_is_made_by_the_form(signed_in, client, sessions):
-    signed_in.goto("/new?preset=digits-schedules")
-    field = signed_in.get_by_label("num iterations").first
-    field.fill("7")
-    field.press("Tab")
-    assert json.loads(signed_in.locator("#json").input_value())["meta"]["num_iterations"] == 7
-    signed_in.get_by_role("button", name="Submit").click()
-    signed_in.wait_for_url("**/jobs/*")
-    (made,) = client.get("/v1/jobs").json()["data"]
-    assert made["progress"]["of"] == 7
-
-
-def test_a_mistake_is_told_at_its_field(signed_in):
-    signed_in.goto("/new?preset=digits-schedules")
-    field = signed_in.get_by_label("num iterations").first
-    field.fill("-1")
-    field.press("Tab")
-    signed_in.get_by_role("button", name="Submit").click()
-    signed_in.get_by_role("alert").get_by_text("meta.num_iterations").wait_for()
-    assert "mistaken" in field.get_attribute("class")
-
-
 def test_data_are_sent_and_looked_at(signed_in, tmp_path):
     (tmp_path / "prices.csv").write_text(
         "size,town,price\n" + "".join(f"{n},{'ab'[n % 2]},{n * 2.5}\n" for n in range(20))
@@ -273,6 +251,35 @@ PAGES = [
     "/data",
     "/jobs/00000000-0000-0000-0000-000000000000",
 ]
+
+
+_TAGGED = """() => {
+  const all = "a[href], button:not([disabled]), input:not([type=hidden]):not([disabled]), select, textarea, summary, [tabindex='0']";
+  const seen = [...document.querySelectorAll(all)].filter((one) => one.checkVisibility());
+  seen.forEach((one, at) => { one.dataset.reached = at; });
+  return seen.map((one) => one.outerHTML.slice(0, 90));
+}"""
+_FOCUSED = """() => {
+  const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+  return [document.activeElement.dataset.reached ?? null, outlineStyle !== "none" && parseFloat(outlineWidth) > 0];
+}"""
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_all_is_reached_by_the_keyboard_and_its_focus_is_seen(signed_in, sessions, job, path):
+    work(sessions, job)
+    signed_in.goto(path.format(job=job["id"]))
+    signed_in.wait_for_load_state("networkidle")
+    there = signed_in.evaluate(_TAGGED)
+    reached, unseen = set(), []
+    for _ in range(len(there) + 3):
+        signed_in.keyboard.press("Tab")
+        at, is_seen = signed_in.evaluate(_FOCUSED)
+        if at is not None:
+            reached.add(int(at))
+            unseen += [] if is_seen else [there[int(at)]]
+    assert [there[at] for at in range(len(there)) if at not in reached] == []
+    assert unseen == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

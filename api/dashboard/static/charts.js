@@ -17,7 +17,7 @@ function series(names) {
     width: 1.5,
     spanGaps: false, // where training diverged there is nothing
     points: { show: false },
-    value: (_, value) => said(value),
+    value: (_, value) => (value === null || value === undefined ? "" : said(value)),
   }));
 }
 
@@ -85,9 +85,8 @@ export function draw(place, xName, x, names, columns, options = {}) {
   place.shape = key;
   place.chart?.destroy();
   place.replaceChildren();
-  const style = getComputedStyle(place);
-  const colour = style.getPropertyValue("--muted").trim() || style.color;
-  const font = `12px ${style.fontFamily}`;
+  const { color: colour, fontFamily } = getComputedStyle(place);
+  const font = `12px ${fontFamily}`;
   const grid = { stroke: dark.matches ? "#ffffff14" : "#00000012", width: 1 };
   const axis = { stroke: colour, grid, ticks: { ...grid, size: 4 }, font, labelFont: font };
   const logarithmic = "log" in place.dataset && positive;
@@ -101,7 +100,7 @@ export function draw(place, xName, x, names, columns, options = {}) {
       height: HEIGHT,
       scales: { x: { time: false }, y: { distr: logarithmic ? 3 : 1 } },
       axes: [{ ...axis, label: xName, labelSize: 18, size: 34 }, { ...axis, size: 60, values: logarithmic ? undefined : ticks }],
-      series: [{ label: xName, value: (_, value) => (value === null ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 6 })) }, ...drawn],
+      series: [{ label: xName, value: (_, value) => (value === null ? "" : value.toLocaleString("en", { maximumSignificantDigits: 6 })) }, ...drawn],
       legend: { show: names.length <= MOST_NAMED },
       plugins: [marked],
     },

@@ -122,7 +122,7 @@ function boxes(options, path, value) {
 
 function field(name, node, path, required) {
   const nodes = alternatives(node);
-  if (nodes.every(isPart) && nodes.length) return part(name, nodes, path, required, resolved(node).description);
+  if (nodes.every(isPart) && nodes.length) return part(name, nodes, path, required, resolved(node).description, node.default);
   const made = control(nodes.map((one) => ({ ...one, default: resolved(node).default ?? one.default })), path, at(path));
   made.id = `field-${path.join("-")}`;
   made.dataset.path = path.join(".");
@@ -137,11 +137,16 @@ function field(name, node, path, required) {
   return row;
 }
 
+// Whether a part says anything that one would look for: more than its default, and that something is learned.
+function told(value, fallback) {
+  return JSON.stringify(value) !== JSON.stringify(fallback) && !(isObject(value) && value.learn === false);
+}
+
 // A part with fields of its own: of one shape, or of the one that its selector says; optional ones can be left out.
-function part(name, nodes, path, required, said) {
+function part(name, nodes, path, required, said, fallback) {
   const value = at(path);
   const chosen = nodes.find((one) => fits(one, value)) ?? (nodes.length === 1 ? nodes[0] : undefined);
-  const details = element("details", { open: opened.get(path.join(".")) ?? (value !== undefined && path.length < 3) }, element("summary", { textContent: words(name) + (required ? " *" : "") }));
+  const details = element("details", { open: opened.get(path.join(".")) ?? (path.length < 3 && (required || (value !== undefined && told(value, fallback)))) }, element("summary", { textContent: words(name) + (required ? " *" : "") }));
   details.dataset.path = path.join(".");
   if (said) details.append(element("small", { className: "muted", textContent: said }));
   if (nodes.length > 1) {
@@ -273,6 +278,7 @@ once(document.getElementById("plan"), async () => {
   }
   const head2 = `${plan.num_hyperparameters.toLocaleString()} hyperparameters, ${plan.hypergradients} hypergradients by ${plan.engine}, on ${plan.machine}`;
   place.append(element("p", { textContent: head2 }), element("div", { className: "scroll", tabIndex: 0 }, table));
+  place.scrollIntoView({ block: "nearest" });
   notify("The plan is made.");
 });
 

@@ -76,7 +76,7 @@ async function show() {
       const found = await fetched(iteration);
       if (found === "missing") {
         shown = null;
-        for (const place of section.querySelectorAll(".view:not(.trace) :is(.chart, .sheet-list)")) empty(place, "These values were not kept.");
+        for (const place of section.querySelectorAll(".view:not(.of-trace) :is(.chart, .sheet-list)")) empty(place, "These values were not kept.");
       } else if (found) drawFrame(found);
     } while (again);
   })();
@@ -97,7 +97,7 @@ function grow() {
 }
 
 async function trace() {
-  const places = [...section.querySelectorAll(".trace .chart")];
+  const places = [...section.querySelectorAll(".of-trace .chart")];
   if (!places.length) return;
   const answer = await ask("GET", `${section.dataset.traces}?points=${Math.max(200, width(places[0]))}`).catch(() => null);
   if (!answer?.ok) return;

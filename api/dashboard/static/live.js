@@ -124,7 +124,7 @@ function follow(facts) {
     const kind = Object.assign(document.createElement("strong"), { textContent: event.kind.replaceAll("_", " "), className: `kind ${event.kind}` });
     const data = Object.assign(document.createElement("span"), { className: "muted" });
     const told = (value) => (typeof value === "number" && !Number.isInteger(value) ? said(value) : value);
-    data.textContent = Object.entries(event.data).map(([name, value]) => `${name.replaceAll("_", " ")} ${told(value)}`).join(", ");
+    data.textContent = Object.entries(event.data).map(([name, value]) => (name === event.kind ? told(value) : `${name.replaceAll("_", " ")} ${told(value)}`)).join(", ");
     line.append(time, " ", kind, " ", data);
     log.prepend(line);
     localTimes(line);
