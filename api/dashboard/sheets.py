@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from api.dashboard.thinning import coded
 from core.hyperparameters import Group, Layout, units_of
 from core.spec import JobSpec, MultitaskProblem
 
@@ -59,9 +59,9 @@ def drawn(
 ) -> dict[str, Any]:
     """What a browser draws the sheets of natural values from.
 
-    `sheets`: name, rows, columns, values as little-endian float32 in base64, by rows, and names of the rows if they
-    have any. `low`, `high` and `scale` (linear, log, signed) are of these and all `others`, natural values of other
-    times. `of`: how many sheets there are. `reduced`: each number is the mean of so many rows and columns.
+    `sheets`: name, rows, columns, values by rows (see `coded`), and names of the rows if they have any. `low`, `high`
+    and `scale` (linear, log, signed) are of these and all `others`, natural values of other times. `of`: how many
+    sheets there are. `reduced`: each number is the mean of so many rows and columns.
     """
     made = _sheets(spec, groups, layout, natural)
     shown = made[:_SHEETS]
@@ -158,7 +158,7 @@ def _coded(sheet: Sheet, by: tuple[int, int]) -> dict[str, Any]:
         "name": sheet.name,
         "rows": cells.shape[0],
         "columns": cells.shape[1],
-        "values": base64.b64encode(cells.astype("<f4").tobytes()).decode(),
+        "values": coded(cells),
         "row_names": list(sheet.rows) if by[0] == 1 else [],
     }
 

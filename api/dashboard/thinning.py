@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -56,6 +57,11 @@ def _extremes(table: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
 def listed(values: np.ndarray) -> list[float | None]:
     """For JSON, which has no NaN."""
     return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def coded(values: np.ndarray) -> str:
+    """As little-endian float32 in base64: many numbers, of which seven digits are more than a picture shows."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
 def spread(last: int, points: int) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from api.dashboard import sheets
-from api.dashboard.thinning import listed, spread, thinned
+from api.dashboard.thinning import coded, listed, spread, thinned
 from core.hyperparameters import AUGMENTATIONS, Group, Layout
 from core.spec import JobSpec
 from core.store import jobs, learned
@@ -57,8 +57,9 @@ def views(job: Job) -> list[View]:
 def frame(session: Session, job: Job, iteration: int, points: int) -> dict[str, Any]:
     """All views but traces, after so many updates, by name.
 
-    Curves: `x`, and a list for each of `lines`. Histograms: `edges` and `counts`. Sheets: see `sheets.drawn`; their
-    scale also spans the first and the latest values that were kept, so that it stays while one looks through them.
+    Curves: `x`, and numbers (see `coded`) for each of `lines`. Histograms: `edges` and `counts`. Sheets: see
+    `sheets.drawn`; their scale also spans the first and the latest values that were kept, so that it stays while one
+    looks through them.
 
     Raises:
         NothingLearned, Pruned, UnknownIteration: see `learned.read`.
@@ -138,7 +139,7 @@ def _ends(session: Session, job: Job) -> list[int]:
 def _curves(natural: np.ndarray, points: int) -> dict[str, Any]:
     lines = natural.reshape(len(natural), -1).T[:_LINES]
     shown = thinned(np.arange(len(natural)), list(lines), points)
-    return {"x": shown.x.tolist(), "lines": [listed(line) for line in shown.lines]}
+    return {"x": shown.x.tolist(), "lines": [coded(line) for line in shown.lines]}
 
 
 def _histogram(natural: np.ndarray) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _TABLE = "rooms,town,price\n" + "".join(f"{n % 7},{'ab'[n % 2]},{n * 2.5}\n" for
 def jobs():
     """Specifications by what is seen of them."""
     schedules = presets.get("digits-schedules").model_dump(mode="json", exclude_unset=True)
-    schedules["meta"] |= {"num_iterations": 30}
+    schedules["meta"] |= {"num_iterations": 20, "evaluation_seeds": 1}
     made = {
         "schedules": schedules,
         "penalties": document(_SMALL | {"name": "a penalty for each pixel", "hyperparameters": _PENALTIES}),
@@ -58,9 +58,10 @@ def jobs():
     }
     if os.environ.get("RETROGRAD_DATA"):
         tasks = presets.get("multitask-weight-tying").model_dump(mode="json", exclude_unset=True)
-        tasks["problem"]["model"]["hidden"] = [40, 20]
-        tasks["training"]["num_steps"] = 15
-        tasks["meta"] |= {"num_iterations": 10, "evaluation_seeds": 1}
+        tasks["problem"]["dataset"] |= {"alphabets": ["Balinese", "Early_Aramaic", "Greek"], "rotated": True}
+        tasks["problem"]["model"]["hidden"] = [20]
+        tasks["training"]["num_steps"] = 12
+        tasks["meta"] |= {"num_iterations": 6, "evaluation_seeds": 1}
         made["tasks"] = tasks
     return made
 

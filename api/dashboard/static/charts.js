@@ -36,7 +36,7 @@ function numbersOf(place, names, columns) {
   for (const title of ["", "first", "last", "lowest", "highest"]) head.append(Object.assign(document.createElement("th"), { textContent: title, scope: "col", className: title && "number" }));
   const body = table.createTBody();
   for (const [at, name] of names.entries()) {
-    const known = columns[at].filter((value) => value !== null && value !== undefined);
+    const known = Array.prototype.filter.call(columns[at], (value) => value !== null && value !== undefined);
     const row = body.insertRow();
     row.append(Object.assign(document.createElement("th"), { textContent: name, scope: "row" }));
     let lowest = Infinity, highest = -Infinity;

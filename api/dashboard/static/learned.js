@@ -1,6 +1,7 @@
 // What a job learns, as it is learned: one slider leads all schedules, images and matrices through its meta-iterations.
 import { ask } from "/static/live.js";
 import { draw, throttled, width } from "/static/charts.js";
+import { decoded } from "/static/numbers.js";
 import { drawSheets } from "/static/sheets.js";
 
 const KEPT_FRAMES = 64;
@@ -25,6 +26,12 @@ function kept() {
   return { count: Number(facts().iteration) + 1, at: (place) => place, placeOf: (iteration) => iteration };
 }
 
+// Where there is no number a curve has a gap.
+function known(line) {
+  const numbers = decoded(line);
+  return numbers.some(Number.isNaN) ? Array.from(numbers, (one) => (Number.isNaN(one) ? null : one)) : numbers;
+}
+
 function drawHistogram(place, found) {
   const middles = found.counts.map((_, at) => (found.edges[at] + found.edges[at + 1]) / 2);
   draw(place, "value", middles, ["how many"], [found.counts], { bars: true });
@@ -34,7 +41,7 @@ function drawFrame({ iteration, views }) {
   for (const [name, found] of Object.entries(views)) {
     const place = placeOf(name);
     const { kind, lines, axis } = place.parentElement.dataset;
-    if (kind === "curves") draw(place, axis, found.x, JSON.parse(lines), found.lines);
+    if (kind === "curves") draw(place, axis, found.x, JSON.parse(lines), found.lines.map(known));
     else if (kind === "histogram") drawHistogram(place, found);
     else drawSheets(place, found, name.replaceAll("_", " "));
   }

@@ -1,5 +1,5 @@
 // Numbers as images, drawn here: one scale of colours for all sheets of a hyperparameter, with its legend.
-import { said } from "/static/numbers.js";
+import { decoded, said } from "/static/numbers.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const SEQUENTIAL = ["#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725"];
@@ -20,11 +20,6 @@ function shades(scale) {
     }
   }
   return found;
-}
-
-function valuesOf(sheet) {
-  const bytes = Uint8Array.from(atob(sheet.values), (letter) => letter.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
 }
 
 // From 0 to 1 along the scale.
@@ -123,7 +118,7 @@ export function drawSheets(place, found, title) {
   frame(place, found);
   const table = shades(found.scale);
   const where = placeOf(found);
-  place.sheets = found.sheets.map((sheet) => ({ ...sheet, values: valuesOf(sheet) }));
+  place.sheets = found.sheets.map((sheet) => ({ ...sheet, values: decoded(sheet.values) }));
   const figures = place.querySelectorAll("figure");
   for (const [at, sheet] of place.sheets.entries()) {
     const canvas = figures[at].querySelector("canvas");
