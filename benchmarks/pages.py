@@ -109,6 +109,7 @@ def main() -> None:
                     "python": platform.python_version(),
                     "browser": browser.version,
                 },
+                "load_average": os.getloadavg()[1],  # of what else the machine does
                 "target_ms": 1e3 * FIRST_PAINT_SECONDS,
                 "pages": loads(browser, site, options.repeats),
                 "interactions": interactions(browser, site, options.repeats),

@@ -40,4 +40,6 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
             for key, one in value.items()
             for name, text in _flat(one, f"{path}.{key}" if path else key).items()
         }
-    return {path: json.dumps(value, ensure_ascii=False)}
+    if value is None:  # as if it had been left out
+        return {}
+    return {path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}

@@ -25,6 +25,7 @@ HEADERS = {
 }
 
 _LEAST, _MOST = 1e-4, 1e6
+_THOUSAND = 999.5  # what rounds to it
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -42,6 +43,16 @@ def _number(value: float | None) -> str:
 
 def _whole(value: int) -> str:
     return f"{value:,}"
+
+
+def _bytes(size: int) -> str:
+    """In the unit that leaves one to three digits before the point."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < _THOUSAND:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -84,6 +95,7 @@ _environment.filters |= {
     "particulars": _particulars,
     "number": _number,
     "whole": _whole,
+    "bytes": _bytes,
     "duration": _duration,
     "iso": _iso,
 }

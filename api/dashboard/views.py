@@ -96,8 +96,8 @@ def traces(session: Session, job: Job, points: int) -> dict[str, Any]:
     kept = sorted(found)
 
     def lines(name: str) -> list[list[float | None]]:
-        each = [np.ravel(layouts[name].natural(found[number][name])) for number in kept]
-        return [listed(column) for column in np.array(each).reshape(len(kept), -1).T]
+        each = np.array([np.ravel(layouts[name].natural(found[number][name])) for number in kept])
+        return [listed(column) for column in each.reshape(len(kept), layouts[name].size).T]
 
     return {"iteration": kept, "lines": {name: lines(name) for name in names}}
 

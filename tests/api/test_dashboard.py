@@ -123,6 +123,9 @@ def test_names_are_text_wherever_they_stand(visitor, client):
 
 def test_curves_and_schedules_are_numbers(visitor, client, sessions):
     job = client.post("/v1/jobs", json=document()).json()
+    assert visitor.get(f"/jobs/{job['id']}/curves").json()["iteration"] == [], "nothing yet"
+    assert visitor.get(f"/jobs/{job['id']}/traces").json() == {"iteration": [], "lines": {"momentum": [[]]}}
+    assert visitor.get(f"/jobs/{job['id']}/learned?iteration=0").status_code == 404
     work(sessions, job, iterations=2)
     found = visitor.get(f"/jobs/{job['id']}/curves").json()
     assert found["iteration"] == [0, 1]

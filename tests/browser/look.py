@@ -104,7 +104,7 @@ def mistake(page):
 
 def plan(page):
     page.get_by_role("button", name="What would it take?").click()
-    page.locator("#planned table").wait_for(timeout=120_000)
+    page.locator("#planned table, #mistakes:not([hidden])").first.wait_for(timeout=300_000)
 
 
 def scrubbed(page):
@@ -116,6 +116,10 @@ def scrubbed(page):
 def preview(page):
     page.get_by_role("button", name="Look").first.click()
     page.locator("#look table").first.wait_for()
+
+
+def documented(page):
+    page.locator(".swagger-ui .opblock").first.wait_for(timeout=120_000)
 
 
 def wrong_key(page):
@@ -140,7 +144,7 @@ def states(ids):
         "new-mistake": ("/new", mistake),
         "data": ("/data", preview),
         "missing": ("/jobs/00000000-0000-0000-0000-000000000000", None),
-        "docs": ("/docs", None),
+        "docs": ("/docs", documented),
     }
     if "tasks" in ids:
         found["job-tasks"] = (f"/jobs/{ids['tasks']}", scrubbed)

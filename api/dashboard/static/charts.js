@@ -6,6 +6,7 @@ const LIGHT = ["#1f6fe0", "#c2315c", "#0d7a5a", "#9a5b00", "#6d3fd6", "#08708c",
 const DARK = ["#6ea8ff", "#ff8aa8", "#4fd6a8", "#f0b457", "#b89bff", "#5fd3ee", "#d9a85c", "#ff8fc7"];
 const DASHES = [[], [7, 4], [2, 3]];
 const HEIGHT = 260, MOST_NAMED = 24;
+const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power)); // steps are counted
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function series(names) {
@@ -75,7 +76,7 @@ export function draw(place, xName, x, names, columns, options = {}) {
   if (!x.length || !names.length) {
     place.chart?.destroy();
     place.chart = null;
-    place.replaceChildren(Object.assign(document.createElement("p"), { className: "muted waiting", textContent: "Nothing yet." }));
+    place.replaceChildren(Object.assign(document.createElement("p"), { className: "muted waiting", textContent: place.dataset.none ?? "Nothing yet." }));
     return;
   }
   numbersOf(place, names, columns);
@@ -99,7 +100,7 @@ export function draw(place, xName, x, names, columns, options = {}) {
       width: place.clientWidth || 400,
       height: HEIGHT,
       scales: { x: { time: false }, y: { distr: logarithmic ? 3 : 1 } },
-      axes: [{ ...axis, label: xName, labelSize: 18, size: 34 }, { ...axis, size: 60, values: logarithmic ? undefined : ticks }],
+      axes: [{ ...axis, label: xName, labelSize: 18, size: 34, ...(options.bars ? {} : { incrs: WHOLE }) }, { ...axis, size: 60, values: logarithmic ? undefined : ticks }],
       series: [{ label: xName, value: (_, value) => (value === null ? "" : value.toLocaleString("en", { maximumSignificantDigits: 6 })) }, ...drawn],
       legend: { show: names.length <= MOST_NAMED },
       plugins: [marked],
@@ -140,7 +141,7 @@ async function compared(place) {
   draw(place, "meta-iteration", [...x], names.map((name, number) => name || ids[number].slice(0, 8)), columns);
 }
 
-const DRAWN_HERE = new Set(["losses", "schedules", "penalties", "inputs", "initial_weights", "task_mixing", "augmentation"]);
+const DRAWN_HERE = new Set(["losses", "schedules", "penalties", "inputs", "initial_weights", "task_mixing", "augmentation", "init_scales"]);
 
 // Figures that the server draws of what is no curve and no sheet: training before and after, valleys, chaos, memory.
 async function figures(section, version) {

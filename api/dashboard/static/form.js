@@ -86,7 +86,7 @@ function read(nodes, typed) {
 
 function control(nodes, path, value) {
   const [node] = nodes;
-  const blank = node.default === undefined || isObject(node.default) ? "" : `default: ${JSON.stringify(node.default)}`;
+  const blank = node.default === undefined || isObject(node.default) ? "" : `default: ${typeof node.default === "string" ? node.default : JSON.stringify(node.default)}`;
   if (nodes.length === 1 && node.type === "array" && node.items && resolved(node.items).enum) return boxes(resolved(node.items).enum, path, value ?? []);
   const options = nodes.flatMap((one) => one.enum ?? (one.const !== undefined ? [one.const] : one.type === "boolean" ? [true, false] : []));
   const free = nodes.some((one) => !one.enum && one.const === undefined && one.type !== "boolean");

@@ -76,6 +76,7 @@ async function show() {
     do {
       again = false;
       const { count, at } = kept();
+      for (const control of section.querySelectorAll(".scrubber > :not(h2, #to-best)")) control.hidden = count < 2;
       if (!count) return;
       const iteration = at(Math.min(Number(slider.value), count - 1));
       say(iteration);
