@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from api.schemas.jobs import JobRead
 from core.store.models import Job
 
 _FIELDS, _SHOWN = 400, 200
@@ -20,7 +19,7 @@ def differences(found: list[Job]) -> list[tuple[str, list[str]]]:
     return [(name, [_cut(value) for value in values]) for name, values in differing]
 
 
-def named_apart(found: list[JobRead]) -> list[str]:
+def named_apart(found: list[Job]) -> list[str]:
     """Names of the jobs, with the beginning of the id where several have the same."""
     names = [one.name or one.preset or "unnamed" for one in found]
     return [

@@ -189,12 +189,11 @@ def compare(
     """Jobs beside each other: their losses, and the fields in which they differ."""
     wanted = list(dict.fromkeys(job))
     found = [jobs.get(session, visitor.project_id, one) for one in wanted[:_COMPARED]]
-    read = [JobRead.read(one, None) for one in found]
     return page(
         request,
         "compare.html",
-        jobs=read,
-        names=named_apart(read),
+        jobs=found,
+        names=named_apart(found),
         differences=differences(found),
         left=len(wanted) - len(found),
     )

@@ -126,7 +126,8 @@ def _view(spec: JobSpec, groups: tuple[Group, ...], layout: Layout) -> View:
         return view("trace", lines=lines, of=len(lines))
     if spec.own is not None and len(layout.shape) == 1:  # whatever it is, it has an order
         return view("curves", axis="place", lines=("all",), of=1)
-    return view("sheets", sheets.title(groups, layout))
+    found = view("sheets", sheets.title(groups, layout))
+    return found._replace(unit="") if layout.axes == ("layer", "task", "task") else found  # correlations have none
 
 
 def _ends(session: Session, job: Job) -> list[int]:

@@ -196,12 +196,14 @@ dark.addEventListener("change", () => {
   for (const place of document.querySelectorAll(".chart")) if (place.drawn) draw(place, ...place.drawn);
 });
 drawCurves();
-if (section) {
+// not before the curves are there: a figure keeps the server busy for as long as ten pages
+function watch() {
   new IntersectionObserver((seen, observer) => {
     if (!seen.some((one) => one.isIntersecting)) return;
     observer.disconnect();
     looked = true;
     drawFigures(true);
-  }, { rootMargin: "600px" }).observe(section);
+  }, { rootMargin: "150px" }).observe(section);
 }
+if (section) setTimeout(watch, 1000);
 for (const place of document.querySelectorAll("[data-compare]")) compared(place);
