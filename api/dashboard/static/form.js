@@ -288,7 +288,7 @@ text.addEventListener("change", () => {
   job = found;
   key = newKey();
   complain(null);
-  show();
+  if (schema) show(); // it may still be on its way
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 
