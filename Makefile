@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 TESTS := -m pytest -n $(or $(PROCESSES),2) --dist loadfile
 
-.PHONY: help setup demo serve test test-all faults soak check bench bench-all load lock clean
+.PHONY: help setup demo serve test test-all faults soak check bench bench-all load pages lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,10 @@ bench-all: bench  ## and how they scale, what the planner foretells, a million s
 	@$(RUN) -m benchmarks.large_model
 	@$(RUN) -m benchmarks.programs
 	@$(RUN) -m benchmarks.plots
+	@$(RUN) -m benchmarks.report
+
+pages: $(READY)  ## the dashboard with 100 000 jobs and a job of 10 000 meta-iterations, in a real browser (see CONTRIBUTING.md)
+	@$(RUN) -m benchmarks.pages
 	@$(RUN) -m benchmarks.report
 
 load: $(READY)  ## the service under load, at ten thousand jobs and at a million: takes 12 GB of disk and half an hour

@@ -216,6 +216,30 @@ def load(found: dict[str, Any]) -> str:
     )
 
 
+def pages(found: dict[str, Any]) -> str:
+    """How soon each page is there, and what a reader waits for on it."""
+    columns = ["page", "first answer, ms", "first paint, ms", "ready, ms", "curves drawn, ms", ""]
+    rows = [
+        [
+            name,
+            *(_or_nothing(row.get(what), "{:.0f}") for what in ("answer", "paint", "ready", "drawn")),
+            "met" if row["paint"] < found["target_ms"] else "**missed**",
+        ]
+        for name, row in found["pages"].items()
+    ]
+    waits = [[name, f"{row['p50']:.0f}", f"{row['p95']:.0f}"] for name, row in found["interactions"].items()]
+    return (
+        "## The dashboard (`python -m benchmarks.pages`)\n\n"
+        f"The embedded stack with {_thousands(found['jobs'])} jobs, eight of them of {_thousands(found['iterations'])} "
+        f"meta-iterations, one of which keeps all {_thousands(found['values'])} values of each; Chromium "
+        f"{found['machine']['browser']} on the same {found['machine']['cores']} cores. Medians of {found['repeats']} "
+        f"fresh contexts. Target: first paint under {found['target_ms'] / 1e3:g} s.{found.get('remark', '')}\n\n"
+        + markdown(columns, rows)
+        + "\n"
+        + markdown(["what a reader waits for", "p50, ms", "p95, ms"], waits)
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "engines": engines,
     "scaling": scaling,
@@ -224,6 +248,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "large-model": large_model,
     "programs": programs,
     "load": load,
+    "pages": pages,
 }
 
 

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         description="webhooks may be sent to addresses that are not public, and without TLS; for receivers on "
         "one's own network. API and janitor both need it",
     )
+    mlflow_tracking_uri: str = Field(
+        "",
+        description="MLflow's tracking server, http(s)://…, or a store as MLflow names it: every end of a job is "
+        "written there as a run. Only the janitor needs it, and the extra mlflow",
+    )
+    mlflow_experiment: str = Field("retrograd", min_length=1, description="of these runs; made if there is none")
 
     @field_validator("metrics_token")
     @classmethod

@@ -3,7 +3,8 @@
 Publishes the outbox, as soon as Postgres tells of a new row; queues jobs again whose worker was lost; wakes
 workers again for jobs that wait although the broker holds no message, and for those that a quota held back; forgets
 idempotency keys of the day before, and deletes jobs that ended long ago. Beside that, in threads of their own, it sends
-what webhooks are to be told, and deletes stored bytes that nobody has any more.
+what webhooks are to be told, writes ends of jobs to the tracking server, and deletes stored bytes that nobody has any
+more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.config import Settings, get_settings
 from core.receivers import any_address, is_public
-from core.store import idempotency, leases, outbox, quotas, retention
+from core.store import idempotency, leases, outbox, quotas, retention, tracking
 from core.store.session import open_store
 from worker import health
 from worker.collector import Collector
@@ -31,6 +32,7 @@ from worker.webhooks import Deliverer
 
 _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout, psycopg.Error)
 _BEATS_TO_COME_BACK = 2
+_UNTRACKED_SECONDS = 3600.0  # for a server that is set a little later
 
 log = logging.getLogger("worker.janitor")
 
@@ -98,16 +100,19 @@ class Janitor:
                     log.warning("queue %s: %d wake-ups sent again", queue, lost)
 
     def forget(self) -> None:
-        """Delete idempotency keys that have served their day."""
+        """Delete idempotency keys that have served their day, and notes of ends that nobody writes anywhere."""
         with self._sessions.begin() as session:
             idempotency.forget(session)
+        if not self._settings.mlflow_tracking_uri:
+            with self._sessions.begin() as session:
+                tracking.forget(session, _UNTRACKED_SECONDS)
 
     def retain(self) -> None:
         """Delete some of what ended long ago, if the settings say when; the other duties do not wait for all of it."""
         if (days := self._settings.retention_days) is None:
             return
         with self._sessions.begin() as session:
-            if deleted := retention.sweep(session, days):
+            if deleted := retention.sweep(session, days, tracked=bool(self._settings.mlflow_tracking_uri)):
                 log.info("%d jobs deleted that ended more than %g days ago", deleted, days)
 
     def survive(self, duty: Callable[[], None]) -> None:
@@ -147,6 +152,8 @@ def main() -> None:
     deliverer = Deliverer(sessions, Sender(any_address if settings.webhook_allow_private else is_public).send)
     arguments = (settings.janitor_seconds, janitor.survive)
     threading.Thread(target=deliverer.run, args=arguments, name="webhooks", daemon=True).start()
+    if settings.mlflow_tracking_uri:
+        _track(sessions, settings, stop, janitor)
     collector = Collector(sessions, settings)
     threading.Thread(target=collector.run, args=(stop, janitor.survive), name="blobs", daemon=True).start()
     log.info("started")
@@ -163,6 +170,17 @@ def main() -> None:
             stop.wait(settings.janitor_seconds)
     deliverer.stop()
     log.info("stopped")
+
+
+def _track(sessions: sessionmaker[Session], settings: Settings, stop: threading.Event, janitor: Janitor) -> None:
+    """Write ends of jobs to the tracking server until `stop`."""
+    from worker.tracker import Tracker  # with figures: what only those need who want it
+    from worker.tracking_server import TrackingServer
+
+    server = TrackingServer(settings.mlflow_tracking_uri, settings.mlflow_experiment)
+    tracker = Tracker(sessions, server, stop)
+    arguments = (settings.janitor_seconds, janitor.survive)
+    threading.Thread(target=tracker.run, args=arguments, name="tracking", daemon=True).start()
 
 
 if __name__ == "__main__":

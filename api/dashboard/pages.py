@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 
-from api.dashboard import curves
-from api.dashboard.rendering import page
+from api.dashboard import curves, schemas, views
+from api.dashboard.differences import differences, named_apart
+from api.dashboard.rendering import HEADERS, page
 from api.dashboard.session import VisitorDep
 from api.deps import SessionDep
 from api.errors import status_of
 from api.parameters import Absent
-from api.schemas.jobs import JobRead, JobRequest
+from api.schemas.jobs import JobRead
 from core import presets
 from core.errors import CoreError
 from core.spec import JobSpec
@@ -30,11 +30,11 @@ from core.store import datasets, events, jobs, learned, quotas, webhooks
 from core.store.errors import NothingLearned, Pruned, UnknownIteration
 from core.store.events import Kind
 from core.store.keys import Scope
-from core.store.models import Dataset, Job, State
+from core.store.models import Dataset, State
 
 _ROWS, _EVENTS, _COMPARED = 25, 100, 8
-_FIELDS, _SHOWN = 400, 200
 _LARGE = 100_000  # characters of a specification that a page does not show
+_DRAWN_BY_SWAGGER = "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 _PRIVATE = {"Cache-Control": "private, no-store"}
 
 
@@ -129,7 +129,7 @@ def one_job(
         **context,
         spec=spec if len(spec) <= _LARGE else None,
         events=list(reversed(events.page(session, job.id, after=first, limit=_EVENTS))),
-        schedules=curves.schedules(job),
+        views=views.views(job),
         kinds=" ".join(Kind),
         jobs_url=shlex.quote(f"{request.base_url}v1/jobs"),
         url=str(request.base_url).rstrip("/"),
@@ -142,30 +142,41 @@ def job_curves(
     session: SessionDep,
     job_id: UUID,
     points: Annotated[int, Query(ge=10, le=4000)] = 600,
+    only: curves.Series | Absent = None,
 ) -> JSONResponse:
-    """Losses and norms over meta-iterations, thinned out so that what stands out stays."""
+    """Losses and norms over meta-iterations, or one of them, thinned out so that what stands out stays."""
     job = jobs.get(session, visitor.project_id, job_id)
-    return JSONResponse(curves.over_iterations(session, job, points), headers=_PRIVATE)
+    names = get_args(curves.Series) if only is None else (only,)
+    return JSONResponse(curves.over_iterations(session, job, points, names), headers=_PRIVATE)
 
 
-@router.get("/jobs/{job_id:uuid}/schedules/{name}")
-def job_schedule(
+@router.get("/jobs/{job_id:uuid}/learned")
+def job_learned(
     visitor: VisitorDep,
     session: SessionDep,
     job_id: UUID,
-    name: str,
     iteration: Annotated[int, Query(ge=0, lt=2**31)],
     points: Annotated[int, Query(ge=10, le=4000)] = 600,
 ) -> JSONResponse:
-    """One learned schedule after so many updates, thinned out, a line for each group."""
+    """What is learned after so many updates: schedules, thinned out, and sheets of numbers, made smaller."""
     job = jobs.get(session, visitor.project_id, job_id)
     try:
-        found = curves.schedule(session, job, name, iteration, points)
-    except (NothingLearned, Pruned, UnknownIteration, KeyError):
-        found = None
-    if found is None:
+        found = views.frame(session, job, iteration, points)
+    except (NothingLearned, Pruned, UnknownIteration):
         return JSONResponse({"detail": "not kept"}, status_code=404, headers=_PRIVATE)
     return JSONResponse(found, headers=_PRIVATE)
+
+
+@router.get("/jobs/{job_id:uuid}/traces")
+def job_traces(
+    visitor: VisitorDep,
+    session: SessionDep,
+    job_id: UUID,
+    points: Annotated[int, Query(ge=10, le=4000)] = 600,
+) -> JSONResponse:
+    """Of hyperparameters of few values, all of them over meta-iterations."""
+    job = jobs.get(session, visitor.project_id, job_id)
+    return JSONResponse(views.traces(session, job, points), headers=_PRIVATE)
 
 
 @router.get("/compare")
@@ -178,13 +189,12 @@ def compare(
     """Jobs beside each other: their losses, and the fields in which they differ."""
     wanted = list(dict.fromkeys(job))
     found = [jobs.get(session, visitor.project_id, one) for one in wanted[:_COMPARED]]
-    read = [JobRead.read(one, None) for one in found]
     return page(
         request,
         "compare.html",
-        jobs=read,
-        names=_named_apart(read),
-        differences=_differences(found),
+        jobs=found,
+        names=named_apart(found),
+        differences=differences(found),
         left=len(wanted) - len(found),
     )
 
@@ -208,28 +218,22 @@ def new_job(
         preset=preset,
         presets=presets.names(),
         copied=copy,
-        spec=spec.model_dump(mode="json", exclude_none=True),
+        spec=spec.model_dump(mode="json", exclude_none=True, exclude_unset=True),
         may_write=visitor.may(Scope.WRITE),
     )
 
 
 @router.get("/new/schema")
-def schema(visitor: VisitorDep) -> JSONResponse:
-    """What the form is made of: the JSON Schema of a new job."""
-    return JSONResponse(JobRequest.model_json_schema(), headers={"Cache-Control": "private, max-age=60"})
+def schema(visitor: VisitorDep, session: SessionDep) -> JSONResponse:
+    """What the form is made of: the JSON Schema of a new job, with what this project has uploaded."""
+    return JSONResponse(schemas.of_new_job(session, visitor.project_id), headers=_PRIVATE)
 
 
 @router.get("/docs")
-def docs() -> HTMLResponse:
-    """The API's own page. It asks for no key: what it says is what `/openapi.json` says."""
-    found = get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title="Retrograd API",
-        swagger_js_url="/static/swagger-ui-bundle.js",
-        swagger_css_url="/static/swagger-ui.css",
-        swagger_favicon_url="/static/icon.svg",
-    )
-    found.headers["Content-Security-Policy"] = "frame-ancestors 'none'"
+def docs(request: Request) -> HTMLResponse:
+    """Every call of the API. It asks for no key: what it says is what `/openapi.json` says."""
+    found = page(request, "docs.html")
+    found.headers["Content-Security-Policy"] = f"{HEADERS['Content-Security-Policy']}; {_DRAWN_BY_SWAGGER}"
     return found
 
 
@@ -274,34 +278,3 @@ def _about(data: Dataset) -> JobSpec:
     return JobSpec.model_validate(
         {"name": data.name, "problem": problem, "training": training, "hyperparameters": learned}
     )
-
-
-def _differences(found: list[Job]) -> list[tuple[str, list[str]]]:
-    """Fields of the specifications that are not the same in all jobs, with their values."""
-    flat = [_flat(job.spec) for job in found]
-    names = list(dict.fromkeys(name for one in flat for name in one))
-    rows = [(name, [one.get(name, "") for one in flat]) for name in names]
-    differing = [row for row in rows if len(set(row[1])) > 1][:_FIELDS]
-    return [(name, [_cut(value) for value in values]) for name, values in differing]
-
-
-def _named_apart(found: list[JobRead]) -> list[str]:
-    names = [one.name or one.preset or "unnamed" for one in found]
-    return [
-        name if names.count(name) == 1 else f"{name} {str(one.id)[:8]}"
-        for name, one in zip(names, found, strict=True)
-    ]
-
-
-def _cut(value: str) -> str:
-    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]} … ({len(value)} characters)"
-
-
-def _flat(value: Any, path: str = "") -> dict[str, str]:
-    if isinstance(value, dict) and value:
-        return {
-            name: text
-            for key, one in value.items()
-            for name, text in _flat(one, f"{path}.{key}" if path else key).items()
-        }
-    return {path: json.dumps(value, ensure_ascii=False)}

@@ -24,10 +24,35 @@ HEADERS = {
     "Cache-Control": "private, no-store",
 }
 
+_LEAST, _MOST = 1e-4, 1e6
+_THOUSAND = 999.5  # what rounds to it
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def _number(value: float | None) -> str:
-    """Four digits that matter; a dash where there is no value."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
+    """Four digits that matter; a dash where there is no value. Powers of ten for what would be a row of zeros."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0 or _LEAST <= abs(value) < _MOST:
+        digits = 3 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, _, power = f"{value:.3e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')} × 10{str(int(power)).translate(_RAISED)}"
+
+
+def _whole(value: int) -> str:
+    return f"{value:,}"
+
+
+def _bytes(size: int) -> str:
+    """In the unit that leaves one to three digits before the point."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < _THOUSAND:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -48,6 +73,12 @@ def _told(value: Any) -> str:
     return _number(value) if isinstance(value, float) else str(value)
 
 
+def _particulars(data: dict[str, Any], kind: str) -> str:
+    """What an event of this kind says: as `live.js` has it."""
+    named = ((name, _told(one)) for name, one in data.items())
+    return ", ".join(one if name == kind else f"{name.replace('_', ' ')} {one}" for name, one in named)
+
+
 def _iso(when: datetime | None) -> str:
     return "" if when is None else when.isoformat(timespec="seconds")
 
@@ -61,8 +92,10 @@ _environment = Environment(
 )
 _environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # a specification reads in its own order
 _environment.filters |= {
-    "particulars": lambda data: ", ".join(f"{name.replace('_', ' ')} {_told(one)}" for name, one in data.items()),
+    "particulars": _particulars,
     "number": _number,
+    "whole": _whole,
+    "bytes": _bytes,
     "duration": _duration,
     "iso": _iso,
 }

@@ -15,7 +15,7 @@ from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core.store import webhooks
+from core.store import tracking, webhooks
 from core.store.arrays import as_json
 from core.store.models import ENDED, Event, Job
 from core.store.session import conninfo
@@ -49,7 +49,10 @@ ENDS = (Kind.SUCCEEDED, Kind.FAILED, Kind.CANCELLED)
 
 
 def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
-    """Keep an event of a job that this transaction changes, and have its webhook told of an end; returns its number."""
+    """Keep an event of a job that this transaction changes; returns its number.
+
+    An end is to be told to the job's webhook, and to be written to the tracking server.
+    """
     numbered = (
         update(Job)
         .where(Job.id == job_id)
@@ -66,6 +69,7 @@ def record(session: Session, job_id: UUID, kind: Kind, **data: Any) -> int:
     number: int = found.scalar_one()
     if kind in ENDS:
         webhooks.tell(session, job_id, kind.value)
+        tracking.note(session, job_id, number)
     return number
 
 
@@ -73,6 +77,14 @@ def page(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequence[
     """Events in order, from the one after number `after` on; 0 is before the first."""
     query = select(Event).where(Event.job_id == job_id, Event.number > after)
     return session.scalars(query.order_by(Event.number).limit(limit)).all()
+
+
+def latest_end(session: Session, job_id: UUID) -> int | None:
+    """Number of the event that tells of a job's latest end; None where it has had none."""
+    ends = select(func.max(Event.number)).where(
+        Event.job_id == job_id, Event.kind.in_([kind.value for kind in ENDS])
+    )
+    return session.scalar(ends)
 
 
 class News(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -49,6 +49,13 @@ def columns(session: Session, job_id: UUID, names: Sequence[str]) -> dict[str, n
     rows = session.execute(select(*wanted).where(MetaIteration.job_id == job_id).order_by(MetaIteration.iteration))
     table = np.array([tuple(row) for row in rows], np.float64).reshape(-1, len(wanted))
     return {"iteration": table[:, 0].astype(np.int64)} | {name: table[:, at] for at, name in enumerate(names, 1)}
+
+
+def kept_at(session: Session, job_id: UUID) -> np.ndarray:
+    """When each meta-iteration was kept, in their order: float64, seconds since 1970."""
+    seconds = func.extract("epoch", MetaIteration.created_at)
+    query = select(seconds).where(MetaIteration.job_id == job_id).order_by(MetaIteration.iteration)
+    return np.array(session.scalars(query).all(), np.float64)
 
 
 def get(session: Session, job_id: UUID, iteration: int) -> MetaIteration | None:

@@ -114,18 +114,22 @@ def page(
     limit: int = 20,
 ) -> Page:
     """Jobs of the project, newest first, from the cursor `after` on; those whose name holds `search`, if given."""
-    query = select(Job).options(*_LISTED).where(Job.project_id == project_id)
+    if search is not None and "\0" in search:
+        return Page([], None)  # no text of Postgres holds one
+    wanted = [Job.project_id == project_id]
     if state is not None:
-        query = query.where(Job.state == state)
+        wanted.append(Job.state == state)
     if preset is not None:
-        query = query.where(Job.preset == preset)
-    if search is not None:
-        if "\0" in search:
-            return Page([], None)  # no text of Postgres holds one
-        query = query.where(Job.name.icontains(search, autoescape=True))
+        wanted.append(Job.preset == preset)
     if after is not None:
-        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*_place(after)))
-    query = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+        wanted.append(tuple_(Job.created_at, Job.id) < tuple_(*_place(after)))
+    newest = Job.created_at.desc(), Job.id.desc()
+    query = select(Job).options(*_LISTED).order_by(*newest).limit(limit + 1)
+    if search is None:
+        query = query.where(*wanted)
+    else:  # found in an index that holds what is asked of them: most rows of a project may be looked through
+        wanted.append(Job.name.icontains(search, autoescape=True))
+        query = query.where(Job.id.in_(select(Job.id).where(*wanted).order_by(*newest).limit(limit + 1)))
     found = session.scalars(query).all()
     more = len(found) > limit
     return Page(found[:limit], cursors.encode(found[limit - 1].created_at, found[limit - 1].id) if more else None)

@@ -63,11 +63,15 @@ def values_at(session: Session, job_id: UUID, iteration: int, names: Sequence[st
     return {row.name: decode(row) for row in session.scalars(query.order_by(LearnedValue.name))}
 
 
-def values_over_time(session: Session, job_id: UUID, names: Sequence[str]) -> dict[int, Values]:
-    """Those of some hyperparameters, of every iteration that was kept."""
-    rows = session.scalars(select(LearnedValue).where(LearnedValue.job_id == job_id, LearnedValue.name.in_(names)))
+def values_over_time(
+    session: Session, job_id: UUID, names: Sequence[str], *, iterations: Sequence[int] | None = None
+) -> dict[int, Values]:
+    """Those of some hyperparameters, of every iteration that was kept, or of those among them that are asked for."""
+    query = select(LearnedValue).where(LearnedValue.job_id == job_id, LearnedValue.name.in_(names))
+    if iterations is not None:
+        query = query.where(LearnedValue.iteration.in_(iterations))
     found: dict[int, Values] = {}
-    for row in rows:
+    for row in session.scalars(query):
         found.setdefault(row.iteration, {})[row.name] = decode(row)
     return found
 

@@ -58,7 +58,7 @@ class AsyncJob(SeenJob):
         return await self._carrier.run(exchanges.rows(calls.list_iterations(self.id, after)))
 
     async def curves(self) -> Curves:
-        return await self._carrier.run(exchanges.curves(self.id))
+        return await self._carrier.run(send(calls.curves(self.id)))
 
     async def hyperparameters(self, iteration: str | int = "best") -> Hyperparameters:
         return await self._carrier.run(send(calls.hyperparameters(self.id, iteration)))

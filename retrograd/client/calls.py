@@ -14,6 +14,7 @@ from retrograd.client.call import Call, Json, Seen, changed_job, content, docume
 
 if TYPE_CHECKING:
     from core.spec import JobSpec
+    from retrograd.client.curves import Curves
     from retrograd.client.hyperparameters import Hyperparameters
 
 T = TypeVar("T")
@@ -92,6 +93,10 @@ def delete_job(job_id: str) -> Call[None]:
 def list_iterations(job_id: str, after: int | None) -> Call[Json]:
     asked = {"after": after, "limit": _PAGE}
     return Call("GET", _job(job_id, "iterations"), document, params=asked, repeatable=True)
+
+
+def curves(job_id: str) -> Call[Curves]:
+    return Call("GET", _job(job_id, "curves"), _curves, repeatable=True)
 
 
 def list_events(job_id: str) -> Call[Json]:
@@ -215,6 +220,12 @@ def _hyperparameters(answer: httpx.Response) -> Hyperparameters:
     from retrograd.client.hyperparameters import Hyperparameters  # NumPy: only where arrays are asked for
 
     return Hyperparameters.read(answer.content)
+
+
+def _curves(answer: httpx.Response) -> Curves:
+    from retrograd.client.curves import Curves
+
+    return Curves.of(document(answer))
 
 
 def _upload(path: str, form: Mapping[str, str], files: Mapping[str, BinaryIO]) -> Call[Json]:

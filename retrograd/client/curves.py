@@ -1,4 +1,4 @@
-"""Losses over meta-iterations, as arrays."""
+"""Losses and whatever else was measured over meta-iterations, as arrays."""
 
 from __future__ import annotations
 
@@ -13,32 +13,23 @@ from retrograd.client.frames import pandas
 if TYPE_CHECKING:
     import pandas as pd
 
-NUMBERS = (
-    "outer_loss",
-    "train_loss",
-    "valid_loss",
-    "test_loss",
-    "hypergradient_norm",
-    "seconds",
-)
+_TYPES: dict[str, Any] = {"iteration": np.int64, "attempt": np.int64, "exact": bool}  # others are float64, or text
 
 
 class Curves(Mapping[str, np.ndarray]):
-    """Arrays by name, with a number for every meta-iteration: `iteration`, int64; `NUMBERS`, float64, NaN where there
-    is none; and `exact`, bool, by its certificate. Each is of the hyperparameters before that meta-iteration's update.
+    """Arrays by name, with a value for every meta-iteration, of the hyperparameters before its update.
+
+    `iteration` and `attempt`, int64; losses, `hypergradient_norm`, `seconds` and the certificate's numbers, float64,
+    NaN where there is none; `exact`, bool; `engine` and `mode`, text; a number of each diagnostic, as `seeds.cosine`.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = dict(arrays)
 
     @classmethod
-    def of(cls, rows: list[Json]) -> Self:
-        """Of meta-iterations as the API has them."""
-        arrays = {name: np.array([row[name] for row in rows], np.float64) for name in NUMBERS}
-        exact = np.array([bool(row["certificate"].get("exact")) for row in rows], bool)
-        return cls(
-            {"iteration": np.array([row["iteration"] for row in rows], np.int64)} | arrays | {"exact": exact}
-        )
+    def of(cls, document: Json) -> Self:
+        """Of the table as the API has it."""
+        return cls({name: np.array(values, _type(name, values)) for name, values in document["columns"].items()})
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for every meta-iteration, by its number."""
@@ -55,3 +46,8 @@ class Curves(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         return f"<Curves over {len(self._arrays['iteration'])} meta-iterations: {', '.join(self)}>"
+
+
+def _type(name: str, values: list[Any]) -> Any:
+    is_text = any(isinstance(one, str) for one in values)
+    return object if is_text else _TYPES.get(name, np.float64)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -17,9 +17,6 @@ from retrograd.client.progress import Progress, shown
 from retrograd.client.retries import ATTEMPTS, PATIENT, Retries
 from retrograd.client.seen import SeenJob
 from retrograd.client.steps import Next, Open, Opened, Pause, Send, Steps, Tell, Telling
-
-if TYPE_CHECKING:
-    from retrograd.client.curves import Curves
 
 T = TypeVar("T")
 J = TypeVar("J", bound=SeenJob)
@@ -92,13 +89,6 @@ def wait(job: J, timeout: float | None, progress: Progress) -> Steps[J]:
                 pause = left
             yield Pause(pause)
             pause = min(1.3 * pause, _POLL_SECONDS)
-
-
-def curves(job_id: str) -> Steps[Curves]:
-    """Of all meta-iterations."""
-    from retrograd.client.curves import Curves  # NumPy: only where arrays are asked for
-
-    return Curves.of((yield from rows(calls.list_iterations(job_id, None))))
 
 
 def cancel_jobs(state: str | None, preset: str | None) -> Steps[list[str]]:

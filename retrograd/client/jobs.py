@@ -81,7 +81,7 @@ class Job(SeenJob):
 
     def curves(self) -> Curves:
         """The same as arrays by name: losses, hypergradient norm and seconds over meta-iterations."""
-        return self._carrier.run(exchanges.curves(self.id))
+        return self._carrier.run(send(calls.curves(self.id)))
 
     def hyperparameters(self, iteration: str | int = "best") -> Hyperparameters:
         """What it has learned, as arrays by name.

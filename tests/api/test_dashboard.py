@@ -1,17 +1,18 @@
 """The dashboard without a browser: who may see it, what another site cannot do, how curves are thinned."""
 
+import base64
 from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
 
-from api.dashboard import pages
-from api.dashboard.curves import thinned
+from api.dashboard import differences, pages
 from api.dashboard.session import _ours
+from api.dashboard.thinning import thinned
 from tests.api.problems import assert_problem
 from tests.api.test_jobs import work
-from tests.builders import document
+from tests.builders import document, values
 from tests.uploads import making
 
 PAGES = ["/", "/new", "/new/schema", "/data", "/compare"]
@@ -21,7 +22,7 @@ JOB = "00000000-0000-0000-0000-000000000000"
 def addresses():
     """Of every page: a new one that can be seen by anyone fails the tests below."""
     paths = {route.path for route in pages.router.routes} - {"/docs"}
-    return sorted(path.replace("{job_id:uuid}", JOB).replace("{name}", "step_size") for path in paths)
+    return sorted(path.replace("{job_id:uuid}", JOB) for path in paths)
 
 
 def cookie(client):
@@ -105,7 +106,7 @@ def test_a_page_of_another_project_is_not_there(client, stranger):
     job = client.post("/v1/jobs", json=document()).json()["id"]
     key = stranger.headers["Authorization"].removeprefix("Bearer ")
     with httpx.Client(base_url=client.base_url, cookies={cookie(client): key}) as other:
-        for path in ("", "/curves", "/schedules/step_size?iteration=0"):
+        for path in ("", "/curves", "/learned?iteration=0", "/traces"):
             answer = other.get(f"/jobs/{job}{path}")
             assert answer.status_code == 404
             assert "no job" in answer.text
@@ -122,14 +123,25 @@ def test_names_are_text_wherever_they_stand(visitor, client):
 
 def test_curves_and_schedules_are_numbers(visitor, client, sessions):
     job = client.post("/v1/jobs", json=document()).json()
+    assert visitor.get(f"/jobs/{job['id']}/curves").json()["iteration"] == [], "nothing yet"
+    assert visitor.get(f"/jobs/{job['id']}/traces").json() == {"iteration": [], "lines": {"momentum": [[]]}}
+    assert visitor.get(f"/jobs/{job['id']}/learned?iteration=0").status_code == 404
     work(sessions, job, iterations=2)
     found = visitor.get(f"/jobs/{job['id']}/curves").json()
     assert found["iteration"] == [0, 1]
     assert found["outer_loss"] == [3.0, None]
-    shown = visitor.get(f"/jobs/{job['id']}/schedules/step_size?iteration=0").json()
-    assert len(shown["step"]) == len(shown["lines"][0]) == 10
-    assert visitor.get(f"/jobs/{job['id']}/schedules/step_size?iteration=9").status_code == 404
-    assert visitor.get(f"/jobs/{job['id']}/schedules/l2?iteration=0").status_code == 404
+    assert visitor.get(f"/jobs/{job['id']}/curves?only=outer_loss").json().keys() == {
+        "iteration", "outer_loss", "of", "best",
+    }  # fmt: skip
+    shown = visitor.get(f"/jobs/{job['id']}/learned?iteration=1").json()["views"]
+    assert shown.keys() == {"step_size"}, "l2 is not learned, and momentum is one number"
+    assert shown["step_size"]["x"] == list(range(10))
+    lines = [np.frombuffer(base64.b64decode(line), "<f4") for line in shown["step_size"]["lines"]]
+    assert np.array_equal(lines, np.exp(values(1)["step_size"].T).astype(np.float32))
+    traced = visitor.get(f"/jobs/{job['id']}/traces").json()
+    assert traced["iteration"] == [0, 1, 2]
+    assert np.allclose(traced["lines"]["momentum"], [[1 / (1 + np.exp(-n / 3)) for n in range(3)]])
+    assert visitor.get(f"/jobs/{job['id']}/learned?iteration=9").status_code == 404
 
 
 def test_an_unknown_page_is_a_page(visitor):
@@ -217,4 +229,4 @@ def test_differences_and_specifications_are_shown_as_far_as_anyone_reads(visitor
         jobs.append(client.post("/v1/jobs", json=changed).json()["id"])
     text = visitor.get(f"/compare?job={jobs[0]}&job={jobs[1]}").text
     assert "hyperparameters.l2.initial" in text
-    assert pages._cut("1" * 30_000).endswith("… (30000 characters)")
+    assert differences._cut("1" * 30_000).endswith("… (30000 characters)")

@@ -1,13 +1,17 @@
 """Every page and what can be done on it, in a real browser. What a worker does is done here through the store."""
 
 import json
+import math
+import re
+from dataclasses import replace
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from core.store import leases
-from tests.api.test_jobs import work
-from tests.builders import claim, document
+from tests.api.test_jobs import FOUND, work
+from tests.builders import claim, document, record, values
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +48,16 @@ def test_jobs_are_found_by_name_and_state(signed_in, client):
     for name in ("alpha", "beta 100%", "gamma_1"):
         client.post("/v1/jobs", json=document({"name": name}))
     signed_in.goto("/")
-    signed_in.get_by_role("searchbox").fill("100%")
-    signed_in.get_by_role("button", name="Show").click()
-    assert signed_in.get_by_role("row").count() == 2
+    signed_in.get_by_role("searchbox").fill("100%")  # shown as it is typed
+    signed_in.get_by_role("link", name="alpha").wait_for(state="detached")
     signed_in.get_by_role("link", name="beta 100%").wait_for()
-    signed_in.goto("/?state=succeeded")
+    assert signed_in.get_by_role("row").count() == 2
+    signed_in.get_by_text("1 jobs are shown").wait_for(state="attached")
+    signed_in.reload()
+    assert signed_in.get_by_role("searchbox").input_value() == "100%", "the address says what is shown"
+    signed_in.get_by_role("searchbox").fill("")
+    signed_in.get_by_role("link", name="alpha").wait_for()
+    signed_in.get_by_label("State").select_option("succeeded")
     signed_in.get_by_text("No job is like that").wait_for()
 
 
@@ -75,6 +84,7 @@ def test_a_job_is_followed_as_it_learns(signed_in, client, sessions, job):
 def test_pictures_are_drawn(signed_in, sessions, job):
     work(sessions, job)
     signed_in.goto(f"/jobs/{job['id']}")
+    signed_in.get_by_role("heading", name="Figures").scroll_into_view_if_needed()
     image = signed_in.locator('[data-name="learning_curves"] img')
     image.wait_for()
     signed_in.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
@@ -118,14 +128,67 @@ def test_a_failed_job_says_why(signed_in, client, sessions, job):
     signed_in.get_by_role("alert").get_by_text("diverged").first.wait_for()
 
 
-def test_a_schedule_is_scrubbed_through_its_meta_iterations(signed_in, client, sessions, job):
+def test_what_is_learned_is_scrubbed_through_its_meta_iterations(signed_in, client, sessions, job):
     work(sessions, job, iterations=2)
     signed_in.goto(f"/jobs/{job['id']}")
-    section = signed_in.locator("section", has=signed_in.get_by_role("heading", name="step size"))
-    section.locator("canvas").wait_for()
-    slider = section.get_by_role("slider")
-    slider.fill("0")
-    section.get_by_text("After 0 updates").wait_for()
+    schedule = signed_in.get_by_role("article", name="step size")
+    schedule.locator("canvas").wait_for()
+    signed_in.get_by_role("article", name="momentum").locator("canvas").wait_for()
+    signed_in.get_by_text("Update 2 of 2", exact=True).wait_for()
+    schedule.get_by_text("In numbers").click()
+    for iteration in (0, 1, 2):
+        signed_in.get_by_role("slider").fill(str(iteration))
+        signed_in.get_by_text(f"Update {iteration} of 2", exact=True).wait_for()
+        schedule.get_by_role("cell", name=f"{math.exp(values(iteration)['step_size'][0, 0]):.4g}").first.wait_for()
+    signed_in.get_by_role("button", name="Best").click()
+    signed_in.get_by_text("Update 1 of 2", exact=True).wait_for()
+    signed_in.get_by_role("slider").press("ArrowLeft")
+    signed_in.get_by_text("Update 0 of 2", exact=True).wait_for()
+    signed_in.get_by_role("button", name="Play").click()
+    signed_in.get_by_text("Update 2 of 2", exact=True).wait_for()
+    signed_in.get_by_role("button", name="Play").wait_for()
+
+
+IMAGES = {
+    "name": "a penalty for each weight",
+    "training.num_steps": 5,
+    "hyperparameters": {"l2": {"learn": True, "per": ["weight"], "initial": 0.01}},
+    "meta.num_iterations": 2,
+}
+
+
+def test_learned_numbers_are_images_with_a_legend_and_a_table(signed_in, client, sessions):
+    """An image for each class, of as many pixels as the data have; painted anew for each meta-iteration."""
+    made = client.post("/v1/jobs", json=document(IMAGES)).json()
+    lease = claim(sessions, UUID(made["id"]))
+    penalties = [np.full(650, -4.6), np.linspace(-9, 2, 650), np.linspace(2, -9, 650)]
+    with sessions.begin() as session:
+        leases.save_start(session, lease, {"l2": penalties[0]}, {"initial": FOUND}, {"device": "cpu"})
+        for number in range(2):
+            one = record(number)
+            after = replace(one.checkpoint, values={"l2": penalties[number + 1]}, optimizer_state=[])
+            saved = replace(one, values={"l2": penalties[number]}, checkpoint=after)
+            leases.save_iteration(session, lease, saved)
+    signed_in.goto(f"/jobs/{made['id']}")
+    view = signed_in.get_by_role("article", name="l2")
+    first = view.get_by_role("img", name=re.compile("l2, class 0: 8 × 8 values from"))
+    first.wait_for()
+    assert view.locator(".sheets canvas").count() == 10
+    assert view.locator(".legend canvas").count() == 1
+    pixels = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 8, 8).data]"
+    last = first.evaluate(pixels)
+    assert first.evaluate("canvas => canvas.width") == 8
+    signed_in.get_by_role("slider").fill("1")
+    signed_in.get_by_text("Update 1 of 2", exact=True).wait_for()
+    signed_in.wait_for_function(
+        "([canvas, last]) => String([...canvas.getContext('2d').getImageData(0, 0, 8, 8).data]) !== String(last)",
+        arg=[first.element_handle(), last],
+    )
+    view.get_by_text("In numbers").click()
+    shown = np.exp(penalties[1][:640].reshape(64, 10)[:, 0])
+    view.get_by_role("row", name=re.compile("^class 0")).get_by_role("cell", name=f"{shown.max():.4g}").wait_for()
+    first.hover(position={"x": 1, "y": 1})
+    view.get_by_text("class 0, row 1, column 1").wait_for()
 
 
 def test_what_was_learned_is_downloaded(signed_in, client, sessions, job):
@@ -149,28 +212,6 @@ def test_jobs_are_compared(signed_in, client, sessions):
         signed_in.get_by_role("rowheader", name="meta.step_size")
     ).wait_for()
     signed_in.locator("canvas").wait_for()
-
-
-def test_a_job_is_made_by_the_form(signed_in, client, sessions):
-    signed_in.goto("/new?preset=digits-schedules")
-    field = signed_in.get_by_label("num iterations").first
-    field.fill("7")
-    field.press("Tab")
-    assert json.loads(signed_in.locator("#json").input_value())["meta"]["num_iterations"] == 7
-    signed_in.get_by_role("button", name="Submit").click()
-    signed_in.wait_for_url("**/jobs/*")
-    (made,) = client.get("/v1/jobs").json()["data"]
-    assert made["progress"]["of"] == 7
-
-
-def test_a_mistake_is_told_at_its_field(signed_in):
-    signed_in.goto("/new?preset=digits-schedules")
-    field = signed_in.get_by_label("num iterations").first
-    field.fill("-1")
-    field.press("Tab")
-    signed_in.get_by_role("button", name="Submit").click()
-    signed_in.get_by_role("alert").get_by_text("meta.num_iterations").wait_for()
-    assert "mistaken" in field.get_attribute("class")
 
 
 def test_data_are_sent_and_looked_at(signed_in, tmp_path):
@@ -210,6 +251,35 @@ PAGES = [
     "/data",
     "/jobs/00000000-0000-0000-0000-000000000000",
 ]
+
+
+_TAGGED = """() => {
+  const all = "a[href], button:not([disabled]), input:not([type=hidden]):not([disabled]), select, textarea, summary, [tabindex='0']";
+  const seen = [...document.querySelectorAll(all)].filter((one) => one.checkVisibility());
+  seen.forEach((one, at) => { one.dataset.reached = at; });
+  return seen.map((one) => one.outerHTML.slice(0, 90));
+}"""
+_FOCUSED = """() => {
+  const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+  return [document.activeElement.dataset.reached ?? null, outlineStyle !== "none" && parseFloat(outlineWidth) > 0];
+}"""
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_all_is_reached_by_the_keyboard_and_its_focus_is_seen(signed_in, sessions, job, path):
+    work(sessions, job)
+    signed_in.goto(path.format(job=job["id"]))
+    signed_in.wait_for_load_state("networkidle")
+    there = signed_in.evaluate(_TAGGED)
+    reached, unseen = set(), []
+    for _ in range(len(there) + 3):
+        signed_in.keyboard.press("Tab")
+        at, is_seen = signed_in.evaluate(_FOCUSED)
+        if at is not None:
+            reached.add(int(at))
+            unseen += [] if is_seen else [there[int(at)]]
+    assert [there[at] for at in range(len(there)) if at not in reached] == []
+    assert unseen == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

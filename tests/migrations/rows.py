@@ -74,6 +74,8 @@ def documents(owner):
         yield "optimizer_leaves", of_job | ARRAY | {"leaf": 0}
         told = {"number": 1, "kind": "created", "data": {"largest": None}}
         yield "events", of_job | told | made
+        tracked = {"event": 1, "attempt": 2, "next_attempt_at": NOON, "run_id": "ab12", "last_error": "away"}
+        yield "tracked_ends", of_job | tracked | made
         yield "outbox", of_job | {"queue": "cpu"} | made
         asked = {"project_id": project, "key": f"key {number}", "request_sha256": f"\\x{number:064x}"}
         yield "idempotency_keys", asked | of_job | made

@@ -94,6 +94,26 @@ def test_a_page_of_jobs_reads_no_more_than_it_shows(filled, which, page, filters
     assert read <= LIMIT + 1, plans
 
 
+@pytest.mark.parametrize("filters", [{}, {"state": "failed"}, {"preset": "chaos"}], ids=str)
+@pytest.mark.parametrize("search", ["zebra", "schedules 4", "z"], ids=str)
+def test_a_search_reads_no_job_that_it_does_not_show(filled, search, filters):
+    """It may look through all names of a project, but in an index; rows are fifty times as large."""
+    sessions, projects = filled
+    with sessions() as session:
+        _, plans = rows_read(
+            session, lambda session: jobs.page(session, projects[0], search=search, **filters, limit=LIMIT)
+        )
+    through = [one for plan in plans for one in _nodes(plan) if one["Node Type"] == "Index Only Scan"]
+    assert sum(one["Heap Fetches"] for one in through) == 0
+    assert sum(_read(plan) for plan in plans) - sum(map(_read, through)) <= LIMIT + 1, plans
+
+
+def _nodes(plan):
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
 ROUNDS = {  # what the janitor asks every second, whether or not there is anything to do
     "reap": lambda session: leases.reap(session, 3),
     "is anything to be published": outbox.is_empty,

@@ -1,5 +1,6 @@
 // Data sets: sent, and looked at.
 import { ask, notify, reason, UNREACHABLE } from "/static/live.js";
+import { said } from "/static/numbers.js";
 
 function cell(row, text, heading = false) {
   const one = document.createElement(heading ? "th" : "td");
@@ -24,7 +25,7 @@ function preview(data) {
   const parts = [Object.assign(document.createElement("h2"), { textContent: data.name }), table(["what", "is"], rows)];
   if (data.table) {
     parts.push(Object.assign(document.createElement("h2"), { textContent: "Columns" }));
-    parts.push(table(["column", "role", "type", "missing", "mean"], data.table.columns.map((one) => [one.name, one.role, one.type, one.missing, one.mean?.toPrecision(4)])));
+    parts.push(table(["column", "role", "type", "missing", "mean"], data.table.columns.map((one) => [one.name, one.role, one.type, one.missing, typeof one.mean === "number" ? said(one.mean) : null])));
     parts.push(Object.assign(document.createElement("h2"), { textContent: "First rows" }));
     parts.push(table(data.table.columns.map((one) => one.name), data.table.rows));
   }

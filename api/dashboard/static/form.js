@@ -8,6 +8,7 @@ const submit = document.getElementById("submit");
 const opened = new Map(); // parts that were opened or closed by hand, by their path
 const FILLED_IN = /added when the job is created/; // by the server: nobody types these
 const OWN = new Set(["program", "plugin"]);
+const OF_ONE = new Set(["settings", "data", "learn", "initial"]); // of one installed or uploaded problem: no other has the same
 let schema = null;
 let job = JSON.parse(text.value);
 let key = newKey();
@@ -32,10 +33,13 @@ function resolved(node) {
 
 const kindOf = (node) => node.properties?.kind?.const;
 const isPart = (node) => Boolean(node.properties);
+// What tells apart the alternatives of one part: the kind, and of installed and uploaded problems which one it is.
+const fixed = (node) => Object.fromEntries(Object.entries(node.properties ?? {}).flatMap(([name, one]) => (one.const === undefined ? [] : [[name, one.const]])));
+const titleOf = (node) => node["x-title"] ?? kindOf(node) ?? words(node.title ?? "").toLowerCase();
 
 function fits(node, value) {
   if (value === undefined || value === null) return false;
-  if (kindOf(node)) return kindOf(node) === value?.kind;
+  if (kindOf(node)) return Object.entries(fixed(node)).every(([name, one]) => value[name] === one);
   if (isPart(node)) return isObject(value) && Object.keys(value).every((name) => name in node.properties) && (node.required ?? []).every((name) => name in value);
   if (node.type === "array") return Array.isArray(value);
   if (node.type === "object") return isObject(value);
@@ -82,14 +86,24 @@ function read(nodes, typed) {
 
 function control(nodes, path, value) {
   const [node] = nodes;
-  const blank = node.default === undefined || isObject(node.default) ? "" : `default: ${JSON.stringify(node.default)}`;
+  const blank = node.default === undefined || isObject(node.default) ? "" : `default: ${typeof node.default === "string" ? node.default : JSON.stringify(node.default)}`;
   if (nodes.length === 1 && node.type === "array" && node.items && resolved(node.items).enum) return boxes(resolved(node.items).enum, path, value ?? []);
   const options = nodes.flatMap((one) => one.enum ?? (one.const !== undefined ? [one.const] : one.type === "boolean" ? [true, false] : []));
   const free = nodes.some((one) => !one.enum && one.const === undefined && one.type !== "boolean");
   if (options.length && !free) return choice(options, value, (chosen) => put(path, chosen), blank);
   const box = element("input", { value: value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value), placeholder: blank || options.join(" or ") });
   box.onchange = () => put(path, read(nodes, box.value));
+  const suggested = nodes.find((one) => one["x-suggest"])?.["x-suggest"];
+  if (suggested) box.setAttribute("list", suggestions(suggested));
   return box;
+}
+
+// Uploaded data by their names, for the fields that hold an id.
+function suggestions(data) {
+  if (!document.getElementById("uploaded")) {
+    document.body.append(element("datalist", { id: "uploaded" }, ...data.map((one) => element("option", { value: one.value, label: one.label }))));
+  }
+  return "uploaded";
 }
 
 function boxes(options, path, value) {
@@ -108,7 +122,7 @@ function boxes(options, path, value) {
 
 function field(name, node, path, required) {
   const nodes = alternatives(node);
-  if (nodes.every(isPart) && nodes.length) return part(name, nodes, path, required, resolved(node).description);
+  if (nodes.every(isPart) && nodes.length) return part(name, nodes, path, required, resolved(node).description, node.default);
   const made = control(nodes.map((one) => ({ ...one, default: resolved(node).default ?? one.default })), path, at(path));
   made.id = `field-${path.join("-")}`;
   made.dataset.path = path.join(".");
@@ -123,19 +137,25 @@ function field(name, node, path, required) {
   return row;
 }
 
+// Whether a part says anything that one would look for: more than its default, and that something is learned.
+function told(value, fallback) {
+  return JSON.stringify(value) !== JSON.stringify(fallback) && !(isObject(value) && value.learn === false);
+}
+
 // A part with fields of its own: of one shape, or of the one that its selector says; optional ones can be left out.
-function part(name, nodes, path, required, said) {
+function part(name, nodes, path, required, said, fallback) {
   const value = at(path);
-  const chosen = nodes.find((one) => fits(one, value)) ?? (nodes.length === 1 ? nodes[0] : value === undefined ? undefined : nodes[0]);
-  const details = element("details", { open: opened.get(path.join(".")) ?? (value !== undefined && path.length < 3) }, element("summary", { textContent: words(name) + (required ? " *" : "") }));
+  const chosen = nodes.find((one) => fits(one, value)) ?? (nodes.length === 1 ? nodes[0] : undefined);
+  const details = element("details", { open: opened.get(path.join(".")) ?? (path.length < 3 && (required || (value !== undefined && told(value, fallback)))) }, element("summary", { textContent: words(name) + (required ? " *" : "") }));
   details.dataset.path = path.join(".");
   if (said) details.append(element("small", { className: "muted", textContent: said }));
   if (nodes.length > 1) {
-    const title = (one) => kindOf(one) ?? words(one.title ?? "").toLowerCase();
-    const select = choice(nodes.map(title), chosen && title(chosen), (wanted) => {
-      const next = nodes.find((one) => title(one) === wanted);
-      const same = Object.entries(isObject(value) ? value : {}).filter(([inner]) => next && inner in next.properties && inner !== "kind");
-      put(path, next && { ...(kindOf(next) ? { kind: kindOf(next) } : {}), ...Object.fromEntries(same) });
+    const titles = nodes.map(titleOf).map((title, at, all) => (all.indexOf(title) === at ? title : `${title} ${at}`));
+    const select = choice(titles, chosen && titles[nodes.indexOf(chosen)], (wanted) => {
+      const next = nodes[titles.indexOf(wanted)];
+      const same = Object.entries(isObject(value) ? value : {}).filter(([inner]) => next && inner in next.properties && !(inner in fixed(next)) && !OF_ONE.has(inner));
+      put(path, next && { ...fixed(next), ...Object.fromEntries(same) });
+      for (const [inner, one] of Object.entries(next?.["x-training"] ?? {})) put(["training", inner], one);
       if (path.join(".") === "problem" && OWN.has(next && kindOf(next))) { // these have hyperparameters and batches of their own
         delete job.hyperparameters;
         put(["training", "batch_size"], undefined);
@@ -154,7 +174,8 @@ function part(name, nodes, path, required, said) {
     if (details.filled || !chosen || (nodes.length === 1 && !required && (value === undefined || value === null))) return;
     details.filled = true;
     for (const [inner, below] of Object.entries(chosen.properties)) {
-      if (below.const === undefined && !FILLED_IN.test(resolved(below).description ?? "")) details.append(field(inner, below, [...path, inner], chosen.required?.includes(inner)));
+      const nothing = isPart(below) && !Object.keys(below.properties).length;
+      if (below.const === undefined && !nothing && !FILLED_IN.test(resolved(below).description ?? "")) details.append(field(inner, below, [...path, inner], chosen.required?.includes(inner)));
     }
   };
   details.fill = fill;
@@ -257,6 +278,7 @@ once(document.getElementById("plan"), async () => {
   }
   const head2 = `${plan.num_hyperparameters.toLocaleString()} hyperparameters, ${plan.hypergradients} hypergradients by ${plan.engine}, on ${plan.machine}`;
   place.append(element("p", { textContent: head2 }), element("div", { className: "scroll", tabIndex: 0 }, table));
+  place.scrollIntoView({ block: "nearest" });
   notify("The plan is made.");
 });
 
@@ -266,7 +288,7 @@ text.addEventListener("change", () => {
   job = found;
   key = newKey();
   complain(null);
-  show();
+  if (schema) show(); // it may still be on its way
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 

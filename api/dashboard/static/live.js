@@ -1,5 +1,7 @@
 // What keeps a page alive: parts that are fetched anew, buttons that ask the API, times in the reader's own zone.
 
+import { said } from "/static/numbers.js";
+
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
 
 export function notify(text) {
@@ -24,10 +26,17 @@ export async function reason(answer) {
 
 export const UNREACHABLE = "The server does not answer; try again.";
 
+// In the reader's own zone, as short as it can be: the hour today, else the day too. The whole of it when pointed at.
 function localTimes(within) {
+  const today = new Date().toDateString();
   for (const time of within.querySelectorAll("time[datetime]")) {
     const when = new Date(time.dateTime);
-    if (!Number.isNaN(when.valueOf())) { time.textContent = when.toLocaleString(); time.title = time.dateTime; }
+    if (Number.isNaN(when.valueOf())) continue;
+    const seconds = time.closest(".log") ? { second: "2-digit" } : {};
+    const hour = { hour: "2-digit", minute: "2-digit", ...seconds };
+    const day = when.toDateString() === today ? {} : { day: "numeric", month: "short", ...(when.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" }) };
+    time.textContent = when.toLocaleString(undefined, { ...day, ...hour });
+    time.title = when.toLocaleString();
   }
 }
 
@@ -53,7 +62,7 @@ function replace(part, text) {
 }
 
 // One request at a time for each part: an older answer must not overtake a newer one. Tells whether it came.
-async function refresh(part) {
+export async function refresh(part) {
   if (part.busy) { part.again = true; return part.busy; }
   part.busy = (async () => {
     let came = false;
@@ -110,14 +119,15 @@ function follow(facts) {
     last = event.number;
     delay = 1000;
     const line = document.createElement("li");
+    line.dataset.number = event.number;
     const time = Object.assign(document.createElement("time"), { dateTime: event.created_at });
-    const kind = Object.assign(document.createElement("strong"), { textContent: event.kind.replaceAll("_", " ") });
+    const kind = Object.assign(document.createElement("strong"), { textContent: event.kind.replaceAll("_", " "), className: `kind ${event.kind}` });
     const data = Object.assign(document.createElement("span"), { className: "muted" });
-    const told = (value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value);
-    data.textContent = Object.entries(event.data).map(([name, value]) => `${name.replaceAll("_", " ")} ${told(value)}`).join(", ");
+    const told = (value) => (typeof value === "number" && !Number.isInteger(value) ? said(value) : value);
+    data.textContent = Object.entries(event.data).map(([name, value]) => (name === event.kind ? told(value) : `${name.replaceAll("_", " ")} ${told(value)}`)).join(", ");
     line.append(time, " ", kind, " ", data);
-    localTimes(line);
     log.prepend(line);
+    localTimes(line);
     while (log.children.length > 200) log.lastChild.remove();
     if (ENDS.has(event.kind)) { ended = true; source.close(); }
     changed();

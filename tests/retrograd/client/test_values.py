@@ -92,6 +92,8 @@ def test_curves_are_columns_of_the_iterations(learned):
         np.testing.assert_array_equal(curves[name], expected)
     assert math.isnan(curves["outer_loss"][1])
     assert curves["exact"].tolist() == [True, True]
+    assert curves["engine"].tolist() == ["reversible"] * 2
+    assert curves["mismatched_bits"].tolist() == [0, 0]
     frame = curves.to_pandas()
     assert frame.index.name == "iteration"
     assert frame.loc[0, "outer_loss"] == 3.0
@@ -101,7 +103,7 @@ def test_curves_are_columns_of_the_iterations(learned):
 
 def test_curves_of_a_job_that_has_not_begun_are_empty(waiting):
     curves = waiting.jobs.create(SMALL).curves()
-    assert [len(curves[name]) for name in curves] == [0] * 8
+    assert [len(curves[name]) for name in curves] == [0] * len(curves)
     assert curves.to_pandas().empty
 
 

@@ -1,0 +1,31 @@
+"""Names of jobs in the index of their list: a search reads it, and of the table what it shows.
+
+Revision: 0007
+Revises: 0006
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+from migrations.locks import lock
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+_LOCKED = ("api_keys", "projects", "jobs", "outbox", "datasets", "blobs")  # on the way down, what 0005 takes
+_INDEX, _COLUMNS = "ix_jobs_project_id_created_at_id", ["project_id", "created_at", "id"]
+
+
+def upgrade() -> None:
+    lock("jobs")
+    op.drop_index(_INDEX, table_name="jobs")
+    op.create_index(_INDEX, "jobs", _COLUMNS, postgresql_include=["name", "state", "preset"])
+
+
+def downgrade() -> None:
+    lock(*_LOCKED)
+    op.drop_index(_INDEX, table_name="jobs")
+    op.create_index(_INDEX, "jobs", _COLUMNS)
