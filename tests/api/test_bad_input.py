@@ -437,6 +437,16 @@ def test_a_parameter_that_is_unknown_or_given_twice(client, query, says):
     assert says in problem["detail"]
 
 
+@pytest.mark.parametrize("number", ["+7", "%2B7", "%207", "1_0", "٧"])
+def test_whole_numbers_are_digits(client, number):
+    problem = assert_problem(client.get(f"/v1/jobs?limit={number}"), 422, "invalid_parameter")
+    assert "limit: write whole numbers in digits alone" in problem["detail"]
+
+
+def test_what_need_not_be_a_number_may_look_like_one(client):
+    assert client.get("/v1/jobs?search=1_0&limit=7").status_code == 200
+
+
 def test_a_bad_cursor(client):
     problem = assert_problem(client.get("/v1/jobs?after=x"), 422, "invalid_cursor")
     assert "after" in problem["detail"]
