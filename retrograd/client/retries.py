@@ -17,6 +17,7 @@ PATIENT = 8
 _FIRST_PAUSE_SECONDS = 0.2  # then twice as long, and so on
 _LONG_SECONDS = 60.0
 _OBEDIENT_SECONDS = 120.0  # in which all waits that the server asks for must end
+_QUOTA = "quota_exceeded"
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -50,7 +51,8 @@ class Retries:
     def refused(self, answer: httpx.Response) -> float | None:
         """Seconds to pause after the answer of a server that wants to be asked again later; None if it is a good one.
 
-        429 says that nothing was done. 503 need not: after it only what is repeatable is sent again.
+        429 says that nothing was done. 503 need not: after it only what is repeatable is sent again. A quota is for the
+        caller to wait for: a place in it may come free in an hour, or never.
 
         Raises:
             ApiError: the server says no, or wants to be left alone for too long.
@@ -60,7 +62,7 @@ class Retries:
         may_repeat = error.status == httpx.codes.TOO_MANY_REQUESTS or (
             error.status == httpx.codes.SERVICE_UNAVAILABLE and self._call.repeatable
         )
-        if error.retry_after is None or not may_repeat:
+        if error.retry_after is None or not may_repeat or error.code == _QUOTA:
             raise error
         seconds = _spread(max(error.retry_after, _FIRST_PAUSE_SECONDS))
         self._waited += seconds

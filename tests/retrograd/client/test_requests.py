@@ -184,6 +184,13 @@ def test_other_refusals_are_final(connect, pauses, status, headers):
     )
 
 
+def test_a_quota_is_not_waited_for(connect, pauses):
+    full = {"title": "Too Many Requests", "code": "quota_exceeded", "detail": "100 jobs are queued"}
+    with serving((429, full, {"Retry-After": "30"})) as (url, _), pytest.raises(ApiError, match="are queued"):
+        connect(url).jobs.create(preset="digits-schedules")
+    assert pauses == []
+
+
 def test_a_busy_server_may_have_heard_what_must_not_be_repeated(connect, pauses):
     with serving((200, JOB), (503, BUSY, {"Retry-After": "1"})) as (url, seen):
         job = connect(url).jobs.get("x")
