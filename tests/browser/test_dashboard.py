@@ -76,7 +76,7 @@ def test_a_job_is_followed_as_it_learns(signed_in, client, sessions, job):
     facts.get_by_text("2 of 4 meta-iterations").wait_for()
     signed_in.locator("#log").get_by_text("iteration").first.wait_for()
     signed_in.locator("#losses canvas").wait_for()
-    numbers = signed_in.locator("section", has_text="Losses").first
+    numbers = signed_in.locator("section", has=signed_in.get_by_role("heading", name="Losses"))
     numbers.get_by_text("In numbers").click()
     numbers.get_by_role("rowheader", name="outer", exact=True).wait_for()
 

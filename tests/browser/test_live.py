@@ -194,7 +194,7 @@ def test_what_is_copied_makes_the_job_again(reader, stack, service, learned, lan
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RETROGRAD_")}
     environ |= {"RETROGRAD_API_KEY": stack.api_key, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = ["sh", "-c", copied] if "curl" in language else [sys.executable, "-c", copied]
-    ran = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     made = {one["id"] for one in service.get("/v1/jobs?limit=100").json()["data"]} - before
     assert len(made) == 1, ran.stdout
