@@ -198,6 +198,10 @@ def test_what_was_learned_is_downloaded(signed_in, client, sessions, job):
         signed_in.get_by_role("link", name="Values as JSON").click()
     saved = json.loads(waited.value.path().read_text())
     assert saved["job_id"] == job["id"]
+    with signed_in.expect_download() as waited:
+        signed_in.get_by_role("link", name="Curves as CSV").click()
+    assert waited.value.suggested_filename == f"retrograd-{job['id']}-curves.csv"
+    assert waited.value.path().read_text().startswith("iteration,outer_loss,")
 
 
 def test_jobs_are_compared(signed_in, client, sessions):
