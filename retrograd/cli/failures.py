@@ -14,7 +14,7 @@ from core.errors import CoreError
 from retrograd.cli.console import complain, err
 from retrograd.cli.exits import Exit, of_http
 from retrograd.cli.mistakes import Refused
-from retrograd.client import ApiError, Job, ServerUnreachable
+from retrograd.client import ApiError, InvalidKey, Job, ServerUnreachable
 
 _REMEDIES = {
     "unauthorized": "set RETROGRAD_API_KEY to one of this server's, or go to the folder in which `retrograd up` runs",
@@ -61,6 +61,8 @@ class Failure:
                 return cls(of_http(error.status), error.code, _in_commands(error), error.errors)
             case ServerUnreachable():
                 return cls(Exit.UNREACHABLE, error.code, str(error))
+            case InvalidKey():
+                return cls(Exit.NOT_ALLOWED, error.code, str(error))
             case NotFound():
                 return cls(Exit.NOT_FOUND, error.code, str(error))
             case typer.TyperException():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Generic, NamedTuple, TypeAlias, TypeVar
@@ -15,6 +17,8 @@ Json: TypeAlias = dict[str, Any]
 Rows: TypeAlias = list[Json]  # by names of their own: classes whose method is called list cannot say list[…]
 Ids: TypeAlias = list[str]
 T = TypeVar("T")
+
+_LEAST_SECONDS = 1.0  # to be answered in, however late it is
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Call(Generic[T]):
     files: Mapping[str, BinaryIO] = field(default_factory=dict)
     repeatable: bool = False  # sent twice it does no more than once
     seconds: float | None = None  # of silence to bear; the client's own unless given
+    deadline: float = math.inf  # of the monotonic clock, after which no answer is of use
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """As httpx sends it. Files are read from their beginning each time."""
@@ -42,8 +47,15 @@ class Call(Generic[T]):
             json=self.json,
             data=dict(self.form) or None,
             files=dict(self.files) or None,
-            timeout=httpx.USE_CLIENT_DEFAULT if self.seconds is None else self.seconds,
+            timeout=httpx.Timeout(**self._bounds(http.timeout)),
         )
+
+    def _bounds(self, usual: httpx.Timeout) -> dict[str, float | None]:
+        bounds = usual.as_dict() if self.seconds is None else usual.as_dict() | {"read": self.seconds}
+        left = max(self.deadline - time.monotonic(), _LEAST_SECONDS)
+        if left == math.inf:
+            return bounds
+        return {name: left if bound is None else min(bound, left) for name, bound in bounds.items()}
 
 
 class Seen(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
@@ -61,10 +62,10 @@ def get_job(job_id: str) -> Call[Seen]:
     return Call("GET", _job(job_id), job, repeatable=True)
 
 
-def look_at_job(job_id: str, etag: str | None) -> Call[Seen | None]:
+def look_at_job(job_id: str, etag: str | None, deadline: float = math.inf) -> Call[Seen | None]:
     """Spares the server what is known already."""
     headers = {} if etag is None else {"If-None-Match": etag}
-    return Call("GET", _job(job_id), changed_job, headers=headers, repeatable=True)
+    return Call("GET", _job(job_id), changed_job, headers=headers, repeatable=True, deadline=deadline)
 
 
 def list_jobs(

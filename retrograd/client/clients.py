@@ -41,6 +41,9 @@ class Client:
     ) -> None:
         """Connect to nothing yet.
 
+        Raises:
+            InvalidKey: the key holds what no key does.
+
         Args:
             url: of the server, such as http://127.0.0.1:8000.
             api_key: an rg_… key. The key of the embedded stack is never sent to another server.

@@ -40,6 +40,12 @@ class ServerUnreachable(CoreError):  # noqa: N818 - named for what happened
     code = "server_unreachable"
 
 
+class InvalidKey(CoreError):  # noqa: N818
+    """What is given as an API key can be none. Its text is not repeated."""
+
+    code = "invalid_key"
+
+
 def refusal(answer: httpx.Response) -> ApiError | None:
     """The error that an answer tells of; None where it is none. Its body has been read."""
     if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
@@ -55,11 +61,23 @@ def refusal(answer: httpx.Response) -> ApiError | None:
 
 def unreachable(error: httpx.TransportError) -> ServerUnreachable:
     """A request that was not answered, however often it was sent."""
-    url = error.request.url
     return ServerUnreachable(
-        f"{url.scheme}://{url.netloc.decode()} does not answer ({error or type(error).__name__}); is the server "
+        f"{_server(error)} does not answer ({error or type(error).__name__}); is the server "
         "running? `retrograd up` starts one here, RETROGRAD_URL names another"
     )
+
+
+def unwritten(error: httpx.LocalProtocolError) -> ServerUnreachable:
+    """A request that cannot be sent. What is wrong with it is not repeated: it may be a secret."""
+    return ServerUnreachable(
+        f"a request to {_server(error)} cannot be written as HTTP, whose headers hold no line breaks; look at the "
+        "idempotency key, if you gave one"
+    )
+
+
+def _server(error: httpx.TransportError) -> str:
+    url = error.request.url
+    return f"{url.scheme}://{url.netloc.decode()}"
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

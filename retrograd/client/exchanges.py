@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -57,9 +58,9 @@ def each(call: Call[Json], make: Callable[[Json], T]) -> Telling[T]:
         call = _after(call, answer)
 
 
-def look(job: J, attempts: int = ATTEMPTS) -> Steps[J]:
+def look(job: J, attempts: int = ATTEMPTS, deadline: float = math.inf) -> Steps[J]:
     """The job as it is now."""
-    job.see((yield from send(calls.look_at_job(job.id, job.etag), attempts)))
+    job.see((yield from send(calls.look_at_job(job.id, job.etag, deadline), attempts)))
     return job
 
 
@@ -73,21 +74,24 @@ def wait(job: J, timeout: float | None, progress: Progress) -> Steps[J]:
     """The job once it has ended.
 
     Raises:
-        TimeoutError: it has not, after so many seconds.
+        TimeoutError: it has not, after so many seconds, or the server has not answered.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     pause = _FIRST_POLL_SECONDS
     with shown(job, progress) as show:
         while True:
-            yield from look(job, PATIENT)
+            try:
+                yield from look(job, PATIENT, deadline)
+            except TimeoutError as error:
+                raise TimeoutError(
+                    f"job {job.id} was {job.state}; since then, in {timeout:g} s: {error}"
+                ) from error
             show(job)
             if job.ended:
                 return job
-            if deadline is not None and (left := deadline - time.monotonic()) <= pause:
-                if left <= 0:
-                    raise TimeoutError(f"job {job.id} is still {job.state} after {timeout:g} s; it goes on")
-                pause = left
-            yield Pause(pause)
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError(f"job {job.id} is still {job.state} after {timeout:g} s; it goes on")
+            yield Pause(min(pause, left))
             pause = min(1.3 * pause, _POLL_SECONDS)
 
 
@@ -104,22 +108,23 @@ def cancel_jobs(state: str | None, preset: str | None) -> Steps[list[str]]:
 def events(job_id: str, after: int) -> Telling[Json]:
     """Tell every event once, as it happens, until the job has ended; a stream that is lost goes on where it was."""
     retries = Retries(calls.follow_events(job_id, after), PATIENT)
+    fruitless = 0  # streams since the last event
     while True:
-        before = after
+        fruitless += 1
         try:
             opened = yield from _answer(Open(calls.follow_events(job_id, after), "lines"), retries)
             if opened.answer.status_code == httpx.codes.NO_CONTENT:  # ended, and all is told
                 return
             data = None
             while (line := (yield Next(opened))) is not None:
+                retries.forget()  # whatever it says, if only that nothing is new
                 if line.startswith(_DATA):
                     data = line.removeprefix(_DATA)
                 elif not line and data is not None:  # an event is whole only once a blank line has come
                     event = json.loads(data)
-                    after, data = int(event["number"]), None
-                    retries.forget()
+                    after, data, fruitless = int(event["number"]), None, 0
                     yield Tell(event)
-            pause = 0.0 if after > before else retries.pause()
+            pause = retries.pause(fruitless) if fruitless else 0.0
         except httpx.TransportError as error:
             pause = retries.lost(error)
         yield Pause(pause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,13 @@ Progress: TypeAlias = bool | Callable[[Any], object] | None
 
 @contextmanager
 def shown(job: SeenJob, progress: Progress) -> Iterator[Callable[[Any], object]]:
-    """What is to be called with the job at every poll."""
+    """What is to be called with the job at every poll.
+
+    Raises:
+        TypeError: it would have to be awaited.
+    """
+    if inspect.iscoroutinefunction(progress):
+        raise TypeError("progress is called and not awaited; give a plain function instead of an `async def`")
     if callable(progress):
         yield progress
     elif progress or (progress is None and _somebody_looks_on()):

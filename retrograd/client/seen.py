@@ -19,10 +19,19 @@ class SeenJob(Mapping[str, Any]):
     def see(self, seen: Seen | None) -> None:
         """Take over what an answer says; None: that nothing has changed."""
         if seen is not None:
-            self.document, self.etag = seen
+            self._seen = (
+                seen  # in one step: threads that share the job never have an old document by a new version
+            )
 
-    document: Json
-    etag: str | None
+    @property
+    def document(self) -> Json:
+        """All fields."""
+        return self._seen.document
+
+    @property
+    def etag(self) -> str | None:
+        """The version of the document, if the answer named one."""
+        return self._seen.etag
 
     @property
     def id(self) -> str:

@@ -6,8 +6,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from retrograd.client.errors import ServerUnreachable
+import httpx
+
+from retrograd.client.errors import InvalidKey, ServerUnreachable
 from retrograd.home import Home
+
+_PORTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Server:
 
         Raises:
             ServerUnreachable: none is known, or its address is none.
+            InvalidKey: the key holds what no key does.
         """
         home = home or Home()
         url = url or os.environ.get("RETROGRAD_URL") or home.url
@@ -32,12 +37,16 @@ class Server:
             raise ServerUnreachable(
                 "no server is known here; start one with `retrograd up` in this folder, or set RETROGRAD_URL"
             )
-        if not url.startswith(("http://", "https://")):
+        if not _is_address(url):
             raise ServerUnreachable(f"{url!r} is no address of a server; write it as http://host:port")
-        api_key = api_key or os.environ.get("RETROGRAD_API_KEY")
-        if api_key is None and url == home.url:
-            api_key = home.api_key
-        return cls(url.rstrip("/"), api_key)
+        api_key = (api_key or os.environ.get("RETROGRAD_API_KEY") or "").strip()
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidKey(
+                "the API key holds other signs than printable ASCII; copy it anew, without what stands around it"
+            )
+        if not api_key and url == home.url:
+            api_key = home.api_key or ""
+        return cls(url.rstrip("/"), api_key or None)
 
     def options(self, timeout: float) -> dict[str, Any]:
         """What httpx's clients are made with."""
@@ -48,3 +57,11 @@ class Server:
             # no proxy to oneself
             "trust_env": not self.url.startswith(("http://127.0.0.1", "http://localhost")),
         }
+
+
+def _is_address(url: str) -> bool:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return address.scheme in ("http", "https") and bool(address.host) and (address.port or 0) < _PORTS

@@ -1,14 +1,18 @@
 """What the clients send, and what they make of answers, against a real socket that answers as it is told."""
 
 import json
+import re
 import socket
 import threading
+import time
+import traceback
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
-from retrograd.client import ApiError, Client, ServerUnreachable, calls, retries
+from retrograd.client import ApiError, Client, InvalidKey, ServerUnreachable, call, calls, retries
 from retrograd.home import Home
 
 JOB = {"id": "x", "name": "small", "state": "queued"}
@@ -85,10 +89,50 @@ def test_it_does_not_go_on_for_ever(connect, pauses):
     assert len(seen) == 4
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1", "ftp://127.0.0.1", "/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "127.0.0.1", "ftp://127.0.0.1", "/v1"),
+        *("http://host:abc", "http://host:99999", "http://[::1", "http://", "http://host\n"),
+    ],
+)
 def test_an_address_says_how_it_is_spoken_to(connect, url):
-    with pytest.raises(ServerUnreachable, match=f"{url!r} is no address of a server; write it as http://"):
+    with pytest.raises(
+        ServerUnreachable, match=re.escape(f"{url!r} is no address of a server; write it as http://")
+    ):
         connect(url)
+
+
+@pytest.mark.parametrize("given", ["rg_sec\nret", "rg_sec…ret", "rg_sec\x00ret"])
+def test_what_can_be_no_key_is_refused_and_not_repeated(connect, given):
+    with pytest.raises(InvalidKey, match="other signs than printable ASCII") as caught:
+        connect("http://127.0.0.1:9", given)
+    assert "rg_sec" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_space_around_a_key_is_none_of_it(connect):
+    with serving((200, JOB)) as (url, seen):
+        connect(url, " rg_key\n").jobs.get("x")
+    assert seen == [("GET", "/v1/jobs/x", "Bearer rg_key")]
+
+
+def test_what_cannot_be_written_as_http_is_neither_tried_again_nor_repeated(connect, pauses):
+    given = "sec\nret"
+    with serving() as (url, seen), pytest.raises(ServerUnreachable, match="cannot be written as HTTP") as caught:
+        connect(url).jobs.create({}, idempotency_key=given)
+    assert (seen, pauses) == ([], [])
+    assert "sec" not in str(caught.value)
+    assert caught.value.__suppress_context__  # which would show it in the traceback
+
+
+def test_long_silence_is_borne_only_where_an_answer_is_awaited():
+    with httpx.Client(base_url="http://127.0.0.1:9", timeout=7) as http:
+        usual = calls.get_job("x").request(http).extensions["timeout"]
+        long = calls.plan({}).request(http).extensions["timeout"]
+        hurried = calls.look_at_job("x", None, time.monotonic() + 3).request(http).extensions["timeout"]
+    assert usual == {"connect": 7, "read": 7, "write": 7, "pool": 7}
+    assert long == usual | {"read": 120}
+    assert all(2 < seconds <= 3 for seconds in hurried.values())
 
 
 def test_a_silent_server_is_asked_again_but_minutes_are_not_waited_for_twice(connect, pauses, monkeypatch):
@@ -184,6 +228,27 @@ def test_other_refusals_are_final(connect, pauses, status, headers):
     )
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_a_proxy_says_of_a_server_that_is_away_is_a_loss(connect, pauses, status):
+    away = (status, "<html>")
+    with serving((202, JOB), *[away] * 7, (200, JOB | {"state": "succeeded"})) as (url, _):
+        assert connect(url).jobs.create({}).wait().state == "succeeded"
+    assert sum(pauses) > 25
+    with serving((200, JOB), away, *[away] * 4) as (url, seen):
+        job = connect(url).jobs.get("x")
+        for ask, times in ((job.cancel, 1), (job.refresh, 4)):
+            before = len(seen)
+            with pytest.raises(ApiError):
+                ask()
+            assert len(seen) - before == times
+
+
+def test_a_proxy_that_would_not_wait_for_minutes_is_not_asked_again(connect, pauses):
+    with serving((504, "<html>")) as (url, _), pytest.raises(ApiError):
+        connect(url).jobs.plan({})
+    assert pauses == []
+
+
 def test_a_quota_is_not_waited_for(connect, pauses):
     full = {"title": "Too Many Requests", "code": "quota_exceeded", "detail": "100 jobs are queued"}
     with serving((429, full, {"Retry-After": "30"})) as (url, _), pytest.raises(ApiError, match="are queued"):
@@ -249,6 +314,20 @@ def test_events_come_once_across_lost_connections_and_ends_without_an_end(connec
     assert {headers["Accept"] for headers in seen.headers[1:]} == {"text/event-stream"}
 
 
+def test_a_stream_that_says_that_nothing_is_new_is_alive(connect, pauses):
+    beat = (200, ": nothing new\r\n\r\n", "cut")
+    with serving((200, JOB), *[beat] * 12, told(1), (204, "")) as (url, _):
+        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1]
+
+
+def test_streams_that_end_without_an_event_are_opened_ever_less_often(connect, pauses):
+    with serving((200, JOB), *[told()] * 12, told(1), (204, "")) as (url, _):
+        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1]
+    assert 85 < sum(pauses) < 115
+    assert max(pauses) <= 16
+    assert pauses[-1] == 0
+
+
 def test_events_of_a_server_that_stays_away_end_in_an_error(connect, pauses):
     with serving((200, JOB), *[None] * 8) as (url, seen):
         job = connect(url).jobs.get("x")
@@ -284,7 +363,7 @@ def test_errors_carry_code_status_and_fields(connect):
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        ((502, ["not", "ours"]), "unexpected_answer"),
+        ((500, ["not", "ours"]), "unexpected_answer"),
         ((404, {"message": "no such page"}), "unexpected_answer"),
         ((200, "<html>"), "not_retrograd"),
         ((200, ["a", "list"]), "not_retrograd"),
@@ -354,6 +433,36 @@ def test_wait_gives_up_in_time(connect):
         for seconds in (0, 0.3):
             with pytest.raises(TimeoutError, match=f"still running after {seconds:g} s"):
                 job.wait(seconds)
+
+
+def test_wait_gives_up_in_time_on_a_server_that_is_silent_or_busy(connect, monkeypatch):
+    monkeypatch.setattr(call, "_LEAST_SECONDS", 0.1)
+    released = threading.Event()
+    silent, busy = (200, "", released), (503, BUSY, {"Retry-After": "60"})
+    for answers in ([silent] * 9, [busy] * 9):
+        with serving((200, JOB), *answers) as (url, _):
+            job = connect(url).jobs.get("x")
+            began = time.monotonic()
+            with pytest.raises(TimeoutError, match=r"job x was queued; since then, in 0\.5 s"):
+                job.wait(0.5)
+            released.set()
+        assert time.monotonic() - began < 8
+
+
+def test_progress_that_would_have_to_be_awaited_is_refused(connect):
+    async def show(job):
+        pass
+
+    with (
+        serving((200, JOB)) as (url, _),
+        pytest.raises(TypeError, match="plain function instead of an `async def`"),
+    ):
+        connect(url).jobs.get("x").wait(progress=show)
+
+
+def test_arrays_of_other_names_are_refused_and_the_names_told(connect):
+    with pytest.raises(ValueError, match="named file; name one `images` or `inputs`"):
+        connect("http://127.0.0.1:9").datasets.upload({"images": [], "labels": [], "file": []}, "mine")
 
 
 def test_wait_outlives_a_server_that_starts_anew(connect, pauses):
