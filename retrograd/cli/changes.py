@@ -66,23 +66,25 @@ def _each(
         change: answers with what has become of the job.
         jobs: to be changed.
         of_running: what is said of a job that goes on until its worker hears of the change.
-        as_json: print the jobs as one list.
+        as_json: print the jobs as one list; of those that were changed, even where the last words are an error's.
     """
     changed, refused = [], []
-    for job in jobs:
-        try:
-            now = change(job)
-        except ApiError as error:
-            failure = Failure.of(error)
-            named = f"{job.id[:8]}: {failure.message}" if len(jobs) > 1 else failure.message
-            replace(failure, message=named).tell(as_json=as_json)
-            refused.append(failure)
-            continue
-        changed.append(dict(now))
-        if not as_json:
-            said = of_running if of_running and now["state"] == "running" else f"is {now['state']}"
-            out.print(f"{job.id} {said}", soft_wrap=True)
-    if as_json:
-        print_json(changed)
+    try:
+        for job in jobs:
+            try:
+                now = change(job)
+            except ApiError as error:
+                failure = Failure.of(error)
+                named = f"{job.id[:8]}: {failure.message}" if len(jobs) > 1 else failure.message
+                replace(failure, message=named).tell(as_json=as_json)
+                refused.append(failure)
+                continue
+            changed.append(dict(now))
+            if not as_json:
+                said = of_running if of_running and now["state"] == "running" else f"is {now['state']}"
+                out.print(f"{job.id} {said}", soft_wrap=True)
+    finally:
+        if as_json:
+            print_json(changed)
     if refused:
         raise typer.Exit(refused[0].status)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from threading import Thread
 from typing import Annotated, Any
 
 import httpx
@@ -16,7 +18,8 @@ from retrograd.home import Home
 
 Suggestion = tuple[str, str]  # what is completed, and what is said of it
 
-_SECONDS = 1.0
+_SECONDS = 2.0
+_HARMFUL = re.compile(r"[^\w .,:()+-]")  # may mean something to a shell: zsh evaluates what it is told
 _SHOWN = 50
 _SHORT = 8  # characters of an id
 
@@ -94,11 +97,18 @@ def _fields(document: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any
 
 
 def _from_server(ctx: typer.Context, ask: Callable[[Client], list[Suggestion]]) -> list[Suggestion]:
-    """Nothing where no server answers: whatever were said would stand amid what is being typed."""
-    with contextlib.suppress(Exception), Client(home=Home(ctx.params.get("folder")), timeout=_SECONDS) as client:
-        _knock(client.url)
-        return ask(client)
-    return []
+    """Nothing where no server answers in time: whatever were said would stand amid what is being typed."""
+    home, told = Home(ctx.params.get("folder")), list[Suggestion]()
+
+    def asked() -> None:
+        with contextlib.suppress(Exception), Client(home=home, timeout=_SECONDS) as client:
+            _knock(client.url)
+            told.extend(ask(client))
+
+    asking = Thread(target=asked, daemon=True)  # so that neither a second attempt nor a slow answer is waited for
+    asking.start()
+    asking.join(_SECONDS)
+    return [(_HARMFUL.sub(" ", one), _HARMFUL.sub(" ", said)) for one, said in told]
 
 
 def _knock(url: str) -> None:

@@ -16,8 +16,9 @@ from rich.text import Text
 
 _WIDE = 200
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# no markup: names and paths are users' own, and hold brackets; what is styled is a `Text`
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 if not out.is_terminal:
     out.width = _WIDE  # what reads a pipe or a file has no edge
 
@@ -25,7 +26,7 @@ if not out.is_terminal:
 def complain(message: str | Text) -> None:
     """One paragraph: what is wrong and the remedy. Not wrapped, so that it can be searched for."""
     err.print("error:", style="bold red", end=" ")
-    err.print(message, markup=False, soft_wrap=True)
+    err.print(message, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:

@@ -89,7 +89,7 @@ def show(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> No
     if as_json:
         print_json(found)
         return
-    out.print(f"{found['id']} {found['name']}", markup=False)
+    out.print(f"{found['id']} {found['name']}")
     out.print(f"{' × '.join(map(str, found['inputs']['shape']))} {found['inputs']['dtype']}, {told(found)}")
     if found["table"]:
         out.print(columns_table(found["table"]))

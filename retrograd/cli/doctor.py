@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import psutil
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from core.errors import CoreError
 from retrograd.cli.app import AsJson, Folder
@@ -63,11 +64,12 @@ def doctor(
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
+        styles = {"ok": "green", "note": "yellow", "missing": "bold red"}
         table = Table.grid(padding=(0, 2))
         for finding in findings:
-            remedy = f"\n[dim]{finding.remedy}[/]" if finding.remedy else ""
-            table.add_row(marks[finding.verdict], finding.check, finding.seen + remedy)
+            verdict = Text(finding.verdict, styles[finding.verdict])
+            remedy = Text(f"\n{finding.remedy}" if finding.remedy else "", "dim")
+            table.add_row(verdict, finding.check, Text.assemble(finding.seen, remedy))
         out.print(table)
     if any(finding.verdict == "missing" for finding in findings):
         raise typer.Exit(1)

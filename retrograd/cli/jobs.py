@@ -155,7 +155,7 @@ def logs(
     with connect(folder) as client:
         found = find_job(client, job)
         events = found.events() if follow else found.past_events()
-        with contextlib.suppress(KeyboardInterrupt), interruptible():
+        with _left_alone(found, silent=True):
             for event in events:
                 print_json_line(event) if as_json else out.print(event_line(event), soft_wrap=True)
 
@@ -168,7 +168,7 @@ def watch(job: JobName = "latest", as_json: AsJson = False, folder: Folder = Non
     with connect(folder) as client:
         found = find_job(client, job)
         if as_json:
-            with _left_alone(found, as_json=True):
+            with _left_alone(found, silent=True):
                 for event in found.events():
                     print_json_line(event)
                 print_json_line(found.refresh().document)
@@ -212,7 +212,7 @@ def _known(preset: str) -> Iterator[None]:
 
 
 def _follow(job: Job, *, as_json: bool = False) -> None:
-    with _left_alone(job, as_json=as_json):
+    with _left_alone(job, silent=as_json):
         if as_json and not err.is_terminal:
             job.wait(progress=False)  # who reads JSON here has no use for progress
         else:
@@ -220,13 +220,13 @@ def _follow(job: Job, *, as_json: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _left_alone(job: Job, *, as_json: bool) -> Iterator[None]:
+def _left_alone(job: Job, *, silent: bool) -> Iterator[None]:
     """Ctrl-C ends the watching and not the job."""
     try:
         with interruptible():
             yield
     except KeyboardInterrupt:
-        if not as_json:
+        if not silent:
             err.print(
                 f"Stopped watching; the job goes on. `retrograd watch {job.id[:8]}` follows it again, "
                 f"`retrograd cancel {job.id[:8]}` ends it.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 Json = Mapping[str, Any]
 
@@ -46,12 +46,13 @@ def when(time: str) -> str:
     return time[:19].replace("T", " ")
 
 
-def event_line(event: Json) -> str:
+def event_line(event: Json) -> Text:
     """When, what, and its particulars."""
     said = "  ".join(
         f"{name} {number(one) if isinstance(one, float) else one}" for name, one in event["data"].items()
     )
-    return f"[dim]{when(event['created_at'])}[/]  {event['kind'].replace('_', ' '):<16}  {escape(said)}".rstrip()
+    what = f"  {event['kind'].replace('_', ' '):<16}  {said}".rstrip()
+    return Text.assemble((when(event["created_at"]), "dim"), what)
 
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
@@ -61,13 +62,26 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
         progress = job["progress"]
         table.add_row(
             str(job["id"])[:8],
-            escape(job["name"] or job["preset"] or ""),
-            f"[{STYLES[job['state']]}]{job['state']}[/]",
+            job["name"] or job["preset"] or "",
+            state(job),
             f"{progress['meta_iteration']}/{progress['of']}",
             number(job["latest_outer_loss"]),
             number(job["best_outer_loss"]),
             "" if progress["eta_seconds"] is None else duration(progress["eta_seconds"]),
         )
+    return table
+
+
+def state(job: Json) -> Text:
+    """In its colour."""
+    return Text(job["state"], STYLES[job["state"]])
+
+
+def facts(rows: Mapping[str, Any]) -> Table:
+    """Each beside its name."""
+    table = Table.grid(Column(style="dim"), Column(), padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, value if isinstance(value, Text) else str(value))
     return table
 
 
@@ -100,8 +114,8 @@ def job_details(job: Json) -> Table:
     progress, error = job["progress"], job["error"]
     rows = {
         "job": job["id"],
-        "name": escape(job["name"]) or None,
-        "state": f"[{STYLES[job['state']]}]{job['state']}[/]",
+        "name": job["name"] or None,
+        "state": state(job),
         "meta-iteration": f"{progress['meta_iteration']} of {progress['of']}",
         "left": duration(progress["eta_seconds"]) if progress["eta_seconds"] is not None else None,
         "outer loss": f"{number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}",
@@ -109,14 +123,11 @@ def job_details(job: Json) -> Table:
         "device": job["device"],
         "created": when(job["created_at"]),
         "ended": job["ended_at"] and when(job["ended_at"]),
-        "error": escape(f"{error['code']}: {error['message']}") if error else None,
+        "error": f"{error['code']}: {error['message']}" if error else None,
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        if value is not None:
-            table.add_row(f"[dim]{name}[/]", str(value))
+    table = facts({name: value for name, value in rows.items() if value is not None})
     if job["losses"].get("initial"):
-        table.add_row("[dim]losses[/]", losses_table(job))
+        table.add_row("losses", losses_table(job))
     if job["certificate"]:
         table.add_row("", certificate_line(job["certificate"]))
     return table
@@ -163,9 +174,9 @@ def kinds_table(kinds: Iterable[Json]) -> Table:
         said = kind["description"].partition("\n")[0]
         table.add_row(
             kind["kind"],
-            escape(kind["name"] or ""),
-            escape(package),
-            escape(said) if kind["error"] is None else f"[red]cannot be used:[/] {escape(kind['error'])}",
+            kind["name"] or "",
+            package,
+            said if kind["error"] is None else Text.assemble(("cannot be used:", "red"), f" {kind['error']}"),
         )
     return table
 
@@ -177,11 +188,11 @@ def keys_table(keys: Iterable[Json]) -> Table:
     for key in keys:
         table.add_row(
             f"{key['prefix']}…",
-            escape(key["name"]),
+            key["name"],
             ", ".join(key["scopes"]),
             when(key["created_at"])[:16],
             when(key["last_used_at"] or "never")[:16],
-            f"[red]revoked {when(key['revoked_at'])[:16]}[/]" if key["revoked_at"] else "",
+            Text(f"revoked {when(key['revoked_at'])[:16]}", "red") if key["revoked_at"] else "",
             key["id"],
         )
     return table
@@ -194,7 +205,7 @@ def datasets_table(datasets: Iterable[Json]) -> Table:
         shape = " × ".join(map(str, dataset["inputs"]["shape"]))
         table.add_row(
             dataset["id"],
-            escape(dataset["name"]),
+            dataset["name"],
             f"{shape} {dataset['inputs']['dtype']}",
             str(len(dataset["class_counts"]) or "numbers"),
             f"{dataset['bytes']:,}",
@@ -208,7 +219,7 @@ def programs_table(programs: Iterable[Json]) -> Table:
     table = listing("program", "name", "bytes", "sent")
     for program in programs:
         sent = when(program["created_at"])
-        table.add_row(program["id"], escape(program["name"]), f"{program['bytes']:,}", sent)
+        table.add_row(program["id"], program["name"], f"{program['bytes']:,}", sent)
     return table
 
 
@@ -217,7 +228,7 @@ def program_details(program: Json) -> Table:
     probe = program["probe"]
     rows = {
         "program": program["id"],
-        "name": escape(program["name"]),
+        "name": program["name"],
         "steps": program["num_steps"],
         "parameters": _arrays(program["params"]),
         "hyperparameters": _arrays(program["hyper"]),
@@ -232,16 +243,12 @@ def program_details(program: Json) -> Table:
         "sha256": program["sha256"],
         "sent": when(program["created_at"]),
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        if value != "":
-            table.add_row(f"[dim]{name}[/]", str(value))
-    return table
+    return facts({name: value for name, value in rows.items() if value != ""})
 
 
 def _arrays(arrays: Iterable[Json], between: str = "\n") -> str:
     shapes = [(one["name"], " × ".join(map(str, one["shape"])) or "one", one["dtype"]) for one in arrays]
-    return between.join(escape(f"{name}: {shape} {dtype}") for name, shape, dtype in shapes)
+    return between.join(f"{name}: {shape} {dtype}" for name, shape, dtype in shapes)
 
 
 def told(dataset: Json) -> str:
@@ -265,19 +272,17 @@ def columns_table(table: Json) -> Table:
             f"{one:g}" if (one := column[name]) is not None else "" for name in ("mean", "deviation")
         )
         missing = str(column["missing"] or "")
-        shown.add_row(
-            escape(column["name"]), column["role"], column["type"] or "", missing, mean, deviation, escape(values)
-        )
+        shown.add_row(column["name"], column["role"], column["type"] or "", missing, mean, deviation, values)
     return shown
 
 
 def rows_table(table: Json) -> Table:
     """The first rows of the table that a data set was made of."""
-    columns = [escape(column["name"]) for column in table["columns"]][:_SHOWN_COLUMNS]
+    columns = [column["name"] for column in table["columns"]][:_SHOWN_COLUMNS]
     more = [f"and {table['num_columns'] - len(columns)} more"] if table["num_columns"] > len(columns) else []
     shown = Table(*columns, *more, box=None, pad_edge=False)
     for row in table["rows"]:
-        shown.add_row(*map(escape, row[:_SHOWN_COLUMNS]))
+        shown.add_row(*row[:_SHOWN_COLUMNS])
     return shown
 
 
@@ -299,12 +304,12 @@ def plan_details(plan: Json) -> list[Table | str]:
     for one in plan["engines"]:
         remark = one["remark"] or ("" if one["fits"] else "does not fit here")
         table.add_row(
-            f"[bold]{one['name']}[/]" if one["name"] == plan["engine"] else one["name"],
+            Text(one["name"], "bold" if one["name"] == plan["engine"] else ""),
             "–" if one["seconds"] is None else precise(one["seconds"]),
             "–" if one["job_seconds"] is None else precise(one["job_seconds"]),
             size(one["device_bytes"]),
             size(one["host_bytes"]),
-            escape(remark),
+            remark,
         )
     takes = (
         f"{plan['engine']}, or {plan['fallback']} where that cannot be proven"

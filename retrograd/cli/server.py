@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from core.errors import CoreError
 from retrograd.cli.app import AsJson, Folder
@@ -130,7 +131,7 @@ def _whereabouts(stack: Stack) -> dict[str, str]:
 
 def _announce(stack: Stack) -> None:
     folder = stack.home.path
-    out.print(f"[bold]Retrograd is ready[/] at {stack.url}", soft_wrap=True)
+    out.print(Text("Retrograd is ready", "bold"), f"at {stack.url}", soft_wrap=True)
     for name, value in (
         ("Dashboard", f"{stack.url}/"),
         ("API documentation", f"{stack.url}/docs"),

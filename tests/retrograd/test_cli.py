@@ -2,20 +2,26 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import typer
 
 from retrograd.cli import app, run
+from retrograd.cli.console import out
 from retrograd.cli.exits import EPILOG, Exit, of_http
 from retrograd.cli.overrides import Setting, override
-from retrograd.cli.render import precise, size
+from retrograd.cli.render import losses_table, precise, size
+from tests.api.test_jobs import work
 from tests.builders import document
+from tests.retrograd.client.test_requests import BUSY, JOB, serving
 
 
 @pytest.fixture
@@ -56,6 +62,23 @@ def test_a_server_that_does_not_answer_is_named(retrograd):
     run = retrograd("status", RETROGRAD_URL="http://127.0.0.1:9")
     assert run.returncode == 3
     assert "http://127.0.0.1:9 does not answer" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "said"),
+    [
+        ({"RETROGRAD_URL": "http://host:abc"}, 3, "error: 'http://host:abc' is no address of a server"),
+        (
+            {"RETROGRAD_URL": "http://127.0.0.1:9", "RETROGRAD_API_KEY": "rg_…"},
+            5,
+            "error: the API key holds other",
+        ),
+    ],
+)
+def test_an_address_or_a_key_that_can_be_none_is_one_paragraph(retrograd, variables, status, said):
+    run = retrograd("ls", **variables)
+    assert (run.returncode, run.stderr.count("\n")) == (status, 1)
+    assert run.stderr.startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +323,42 @@ def test_a_job_that_refuses_does_not_hinder_the_others(at, client):
     assert said.startswith(f"error: {ids[1][:8]}: a job that is cancelled cannot be cancelled")
 
 
+def test_what_was_done_is_told_though_the_server_went_away(at, monkeypatch):
+    jobs = [JOB | {"id": f"{number:036}"} for number in range(2)]
+    done = jobs[0] | {"state": "cancelled"}
+    with serving(*[(200, job) for job in jobs], (202, done), None) as (url, _):
+        monkeypatch.setenv("RETROGRAD_URL", url)
+        status, out, said = at("cancel", "--yes", *[job["id"] for job in jobs], "--json")
+    assert (status, json.loads(out)) == (Exit.UNREACHABLE, [done])
+    assert json.loads(said)["error"]["code"] == "server_unreachable"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_logs_that_are_interrupted_have_not_ended(url, key, client, number):
+    job_id = client.post("/v1/jobs", json=document()).json()["id"]
+    following = subprocess.Popen(
+        [sys.executable, "-m", "retrograd", "logs", job_id, "--follow", "--json"],
+        stdout=subprocess.PIPE, env=os.environ | {"RETROGRAD_URL": url, "RETROGRAD_API_KEY": key},
+    )  # fmt: skip
+    with following:
+        assert json.loads(following.stdout.readline())["kind"] == "created"
+        following.send_signal(number)
+    assert following.returncode == Exit.INTERRUPTED
+
+
+def test_what_users_write_is_no_markup(at, client, sessions, tmp_path):
+    job = client.post("/v1/jobs", json=document()).json()
+    work(sessions, job)
+    (tmp_path / "runs[old]").mkdir()
+    path = "runs[old]/[b] :x:.json"
+    assert at("download", job["id"], "-o", path)[1].startswith(f"Saved {path} (")
+    job = json.loads(at("show", job["id"], "--json")[1])
+    job["losses"]["best"]["measures"] = {"acc[val]": 0.5, "[/b]": 0.5}
+    with out.capture() as shown:
+        out.print(losses_table(job))
+    assert [name in shown.get() for name in ("acc[val]", "[/b]")] == [True, True]
+
+
 def test_a_name_that_is_nobodys_changes_nothing(at, client):
     job_id = client.post("/v1/jobs", json=document()).json()["id"]
     status, _, _ = at("cancel", job_id, "zzz")
@@ -408,6 +467,30 @@ def test_without_a_server_completion_is_silent(completed):
         assert completed("retrograd show ", RETROGRAD_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") == [
             "latest"
         ]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_names_of_jobs_are_no_words_of_a_shell(client, url, key, shell, tmp_path):
+    client.post("/v1/jobs", json=document({"name": "my \\$(touch x) \\`touch x` '\"; touch x; [red] & | <x"}))
+    line = "retrograd show "
+    asked = {
+        "COMP_WORDS": line, "COMP_CWORD": "2", "_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_RETROGRAD_COMPLETE": f"complete_{shell}", "RETROGRAD_URL": url, "RETROGRAD_API_KEY": key,
+    }  # fmt: skip
+    program = "import sys; sys.argv[0] = 'retrograd'; from retrograd.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=os.environ | asked
+    )
+    assert ("touch x" in done.stdout) == (shell != "bash"), done.stdout  # which shows no names
+    assert not re.search(r"[\\$`;&|<>]", done.stdout)
+
+
+def test_nobody_waits_for_a_completion(completed):
+    with serving(*[(503, BUSY, {"Retry-After": "60"})] * 9) as (url, seen):
+        began = time.monotonic()
+        assert completed("retrograd show ", RETROGRAD_URL=url) == ["latest"]
+        assert time.monotonic() - began < 30  # most of which is Python's start
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
