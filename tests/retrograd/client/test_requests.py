@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from retrograd.client import ApiError, Client, InvalidKey, ServerUnreachable, call, calls, retries
+from retrograd.client.seen import SeenJob
 from retrograd.home import Home
 
 JOB = {"id": "x", "name": "small", "state": "queued"}
@@ -424,6 +425,20 @@ def test_wait_spares_the_server_what_it_has_sent(connect, pauses):
         connect(url).jobs.get("x").wait(progress=lambda job: reported.append(job.state))
     assert reported == ["queued", "queued", "failed"]
     assert [headers["If-None-Match"] for headers in seen.headers] == [None, '"0"', '"1"', '"1"']
+
+
+def test_a_document_and_its_version_stay_together_whoever_looks_meanwhile():
+    class Shared(SeenJob):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if meanwhile:  # another thread has its answer right now
+                self.see(meanwhile.pop())
+
+    meanwhile = []
+    job = Shared(call.Seen({"version": 0}, "0"))
+    meanwhile.append(call.Seen({"version": 1}, "1"))
+    job.see(call.Seen({"version": 2}, "2"))
+    assert str(job["version"]) == job.etag
 
 
 def test_wait_gives_up_in_time(connect):
