@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import bootstrap, deps, errors, queries
 from api.checks import Checker
-from api.dashboard import pages, session
+from api.dashboard import pages, routes, session
 from api.dashboard.rendering import HERE, Assets
 from api.description import Described
 from api.last_used import LastUsed
@@ -90,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(CookieLimit, max_bytes=_MAX_COOKIE_BYTES)
     app.add_middleware(Timed, requests=app.state.metrics.requests)
     errors.install(app)
+    routes.install(app)
     app.add_exception_handler(session.SignInNeeded, session.to_sign_in)
     app.mount("/static", Assets(directory=HERE / "static"), name="static")
     modules = (

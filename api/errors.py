@@ -134,6 +134,9 @@ class InvalidParameter(CoreError):  # noqa: N818
         return {"errors": [{"loc": [self.where, self.name], "msg": str(self).removeprefix(f"{self.name}: ")}]}
 
 
+OUTAGES: tuple[type[Exception], ...] = (OperationalError, InterfaceError, PoolTimeout)
+"""What is raised while the database is away."""
+
 STATUS: Mapping[type[CoreError], int] = {
     Unauthorized: 401,
     Forbidden: 403,
@@ -195,7 +198,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(CoreError, _core_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
-    for outage in (OperationalError, InterfaceError, PoolTimeout):
+    for outage in OUTAGES:
         app.add_exception_handler(outage, _database_away)
     app.add_exception_handler(Exception, _unexpected)
 

@@ -90,7 +90,7 @@ class TrackedRun(NamedTuple):
         """All files, into an empty folder. A figure that cannot be drawn is left out."""
         if self.job is None:
             return
-        (folder / "spec.json").write_text(json.dumps(self.job.spec, indent=1, ensure_ascii=False) + "\n")
+        (folder / "spec.json").write_text(json.dumps(self.job.spec, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _write(folder / "curves.csv", curve_files.as_csv(self.curves))
         if self.result is not None:
             _write(folder / "arrays.npz", document.as_npz(self.result))
@@ -119,7 +119,7 @@ def read(session: Session, due: Due) -> TrackedRun | None:
         status=_STATUS[end.kind],
         started_at=job.started_at or job.created_at,
         ended_at=end.created_at,
-        params=_params(job),
+        params=_params(job, is_latest),
         tags=_tags(job, end, project, is_latest),
         curves=columns,
         kept_at=kept_at[:done],
@@ -129,10 +129,15 @@ def read(session: Session, due: Due) -> TrackedRun | None:
     )
 
 
-def _params(job: Job) -> dict[str, str]:
-    """The specification, flat, and what it came to. Parts that are left out of it are left out."""
-    about = {"preset": job.preset, "num_hyperparameters": job.num_hyperparameters, "device": job.device}
-    about |= {f"versions.{name}": version for name, version in (job.provenance or {}).get("versions", {}).items()}
+def _params(job: Job, is_latest: bool) -> dict[str, str]:
+    """The specification, flat, and what it came to. Parts that are left out of it are left out.
+
+    Only the latest end says on what it ran: that of an earlier one is no longer known.
+    """
+    about = {"preset": job.preset, "num_hyperparameters": job.num_hyperparameters}
+    if is_latest:
+        versions = (job.provenance or {}).get("versions", {})
+        about |= {"device": job.device, **{f"versions.{name}": version for name, version in versions.items()}}
     found = about | dict(_flat("", job.spec))
     shown = [(_named(name), _text(value)) for name, value in found.items() if value is not None]
     return dict(shown[:MOST_PARAMS])
@@ -205,7 +210,9 @@ def _write(path: Path, pieces: Iterator[bytes]) -> None:
 
 
 def _named(name: str) -> str:
-    return _NO_NAME.sub("_", name)[:LONGEST_NAME]
+    """In a server's letters. Names are paths there: dots alone would lead elsewhere, and nothing nowhere."""
+    found = _NO_NAME.sub("_", name)[:LONGEST_NAME]
+    return found if found.strip(".") else "_" * max(1, len(found))
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,8 @@
 """Runs on an MLflow tracking server: each end of a job is one run there, however often it is written.
 
 The server makes up a run's id, so two writers could each make one. Whoever has made one looks again: of all that have
-the same tags the one with the smallest id stays, whoever made it, and everybody goes on with that.
+the same tags one stays, whoever made it, and everybody goes on with that: one that is whole, or else the one with the
+smallest id.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class TrackingServer:
         is_new = found is None
         if found is None:
             tags = {**run.identity, **run.tags}
+            hold()  # else one that was slow would make another of a run that is whole by now
             start = _milliseconds(run.started_at)
             self._client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.name)
             found = self._made(experiment_id, run)
@@ -73,7 +75,9 @@ class TrackingServer:
         run_id: str = found.info.run_id
         if found.info.status != "RUNNING":  # its end is written last
             return run_id
-        for some in _chunks((Param(name, value) for name, value in run.params.items()), _PARAMS_AT_ONCE):
+        known = found.data.params  # no server changes one, and the job may have been retried elsewhere since
+        params = (Param(name, value) for name, value in run.params.items() if name not in known)
+        for some in _chunks(params, _PARAMS_AT_ONCE):
             hold()
             self._client.log_batch(run_id, params=some)
         points = run.points() if is_new else self._missing(run_id, run.points())
@@ -109,7 +113,8 @@ class TrackingServer:
     def _made(self, experiment_id: str, run: TrackedRun) -> Any:
         """The run that there is; None where there is none. Of several one stays."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in run.identity.items())
-        found = sorted(self._client.search_runs([experiment_id], wanted), key=lambda one: one.info.run_id)
+        all_of_them = self._client.search_runs([experiment_id], wanted)
+        found = sorted(all_of_them, key=lambda one: (one.info.status == "RUNNING", one.info.run_id))
         for other in found[1:]:
             self._client.delete_run(other.info.run_id)
         return found[0] if found else None

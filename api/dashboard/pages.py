@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Coroutine
+import threading
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 
 from api.dashboard import curves, schemas, views
 from api.dashboard.differences import differences, named_apart
 from api.dashboard.rendering import HEADERS, page
+from api.dashboard.routes import Page
 from api.dashboard.session import VisitorDep
 from api.deps import SessionDep
-from api.errors import status_of
 from api.parameters import Absent
+from api.places import place
 from api.schemas.jobs import JobRead
 from core import presets
-from core.errors import CoreError
 from core.spec import JobSpec
 from core.spec.problems import DATASET_ID
 from core.store import datasets, events, jobs, learned, quotas, webhooks
@@ -35,37 +33,11 @@ from core.store.models import Dataset, State
 _ROWS, _EVENTS, _COMPARED = 25, 100, 8
 _LARGE = 100_000  # characters of a specification that a page does not show
 _DRAWN_BY_SWAGGER = "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_frames = threading.BoundedSemaphore(8)  # each holds all of a job's values, hundreds of megabytes of the largest
 _PRIVATE = {"Cache-Control": "private, no-store"}
 
 
-class _Page(APIRoute):
-    """A route for people: what is wrong is told on a page."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, around which errors become pages."""
-        handle = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except CoreError as error:
-                status = status_of(error)
-                if status is None:
-                    raise
-                return page(request, "missing.html", status=status, detail=str(error))
-            except RequestValidationError as error:
-                places = {str(one["loc"][0]) for one in error.errors()}
-                if "path" in places:
-                    return page(request, "missing.html", status=404, detail=f"Nothing is at {request.url.path}.")
-                names = ", ".join(sorted({str(one["loc"][-1]) for one in error.errors()}))
-                return page(
-                    request, "missing.html", status=422, detail=f"The address asks for an impossible {names}."
-                )
-
-        return handled
-
-
-router = APIRouter(include_in_schema=False, route_class=_Page)
+router = APIRouter(include_in_schema=False, route_class=Page)
 
 
 @router.get("/")
@@ -159,9 +131,10 @@ def job_learned(
     points: Annotated[int, Query(ge=10, le=4000)] = 600,
 ) -> JSONResponse:
     """What is learned after so many updates: schedules, thinned out, and sheets of numbers, made smaller."""
-    job = jobs.get(session, visitor.project_id, job_id)
     try:
-        found = views.frame(session, job, iteration, points)
+        with place(_frames, "too many are looking at what is learned"):
+            job = jobs.get(session, visitor.project_id, job_id)
+            found = views.frame(session, job, iteration, points)
     except (NothingLearned, Pruned, UnknownIteration):
         return JSONResponse({"detail": "not kept"}, status_code=404, headers=_PRIVATE)
     return JSONResponse(found, headers=_PRIVATE)

@@ -11,11 +11,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from api.dashboard.rendering import page
+from api.dashboard.routes import Page
 from api.deps import PAGE_HEADER, SessionDep, caller_of, cookie_name, cookie_of
 from api.errors import RateLimited, Unauthorized, problem
 from core.store.keys import Caller, Scope
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=Page)
 
 FORM_BYTES = 8192
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,9 @@ _SHEETS = 20
 _COLUMNS = 120  # of examples beside each other
 _CELLS = 60_000  # of all sheets of a view together: a screen shows no more apart
 _DECADE = 10.0
+
+Span: TypeAlias = tuple[float, float]
+"""The least and the greatest of some numbers."""
 
 
 class Sheet(NamedTuple):
@@ -54,20 +58,27 @@ def title(groups: tuple[Group, ...], layout: Layout) -> str:
     return " × ".join(map(str, layout.shape))
 
 
+def spanned(spec: JobSpec, groups: tuple[Group, ...], layout: Layout, natural: np.ndarray) -> Span | None:
+    """The least and the greatest number that the sheets of natural values show; None where they show none."""
+    ends = [
+        (float(known.min()), float(known.max()))
+        for sheet in _sheets(spec, groups, layout, natural)[:_SHEETS]
+        if (known := sheet.cells[np.isfinite(sheet.cells)]).size
+    ]
+    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
 def drawn(
-    spec: JobSpec, groups: tuple[Group, ...], layout: Layout, natural: np.ndarray, others: list[np.ndarray]
+    spec: JobSpec, groups: tuple[Group, ...], layout: Layout, natural: np.ndarray, others: Sequence[Span | None]
 ) -> dict[str, Any]:
     """What a browser draws the sheets of natural values from.
 
     `sheets`: name, rows, columns, values by rows (see `coded`), and names of the rows if they have any. `low`, `high`
-    and `scale` (linear, log, signed) are of these and all `others`, natural values of other times. `of`: how many
+    and `scale` (linear, log, signed) are of these and all `others`, what is `spanned` at other times. `of`: how many
     sheets there are. `reduced`: each number is the mean of so many rows and columns.
     """
     made = _sheets(spec, groups, layout, natural)
     shown = made[:_SHEETS]
-    every = [sheet.cells for sheet in shown]
-    for other in others:
-        every += [sheet.cells for sheet in _sheets(spec, groups, layout, other)[:_SHEETS]]
     most = max(8, math.isqrt(_CELLS // len(shown)))
     cells = shown[0].cells.shape
     by = (-(-cells[0] // most), -(-cells[1] // most))
@@ -75,7 +86,7 @@ def drawn(
         "sheets": [_coded(sheet, by) for sheet in shown],
         "of": len(made),
         "reduced": list(by),
-        **_scale(layout, every),
+        **_scale(layout, [spanned(spec, groups, layout, natural), *others]),
     }
 
 
@@ -138,14 +149,13 @@ def _tasks(spec: JobSpec) -> tuple[str, ...]:
     return names + (tuple(f"{name}, turned" for name in names) if problem.dataset.rotated else ())
 
 
-def _scale(layout: Layout, every: list[np.ndarray]) -> dict[str, Any]:
+def _scale(layout: Layout, spans: Sequence[Span | None]) -> dict[str, Any]:
     if layout.axes == ("layer", "task", "task"):
         return {"low": -1.0, "high": 1.0, "scale": "signed"}
-    known = np.concatenate([np.ravel(cells) for cells in every])
-    known = known[np.isfinite(known)]
-    if not known.size:
+    known = [span for span in spans if span is not None]
+    if not known:
         return {"low": 0.0, "high": 1.0, "scale": "linear"}
-    low, high = float(known.min()), float(known.max())
+    low, high = min(span[0] for span in known), max(span[1] for span in known)
     if low < 0:
         high = max(-low, high)
         return {"low": -high, "high": high, "scale": "signed"}

@@ -31,7 +31,6 @@ def thinned(x: np.ndarray, series: Sequence[np.ndarray], points: int) -> Thinned
         return Thinned(x, list(series))
     stretches = max(1, (points - 2) // 2)
     edges = np.linspace(1, length - 1, stretches + 1).astype(int)
-    edges = edges[np.concatenate([[True], np.diff(edges) > 1])]  # two places each
     starts, ends = edges[:-1], edges[1:]
     shown = np.concatenate([[0], np.column_stack([starts, ends - 1]).ravel(), [length - 1]])
     table = np.stack([np.asarray(line, np.float64) for line in series])

@@ -68,23 +68,32 @@ def frame(session: Session, job: Job, iteration: int, points: int) -> dict[str, 
     spec = JobSpec.model_validate(job.spec)
     shown = [view for view in views(job) if view.kind != "trace"]
     values = learned.read(session, job, iteration, [view.name for view in shown]).values
-    sheeted = [view.name for view in shown if view.kind == "sheets"]
-    around = (
-        [learned.values_at(session, job.id, other, sheeted) for other in _ends(session, job)] if sheeted else []
-    )
+    ends = _ends(session, job) if any(view.kind == "sheets" for view in shown) else []
     found: dict[str, Any] = {}
     for view in shown:
         layout = layouts[view.name]
-        natural = np.asarray(layout.natural(values[view.name]))
+        natural = np.asarray(layout.natural(values.pop(view.name)))
         match view.kind:
             case "curves":
                 found[view.name] = _curves(natural, points)
             case "histogram":
                 found[view.name] = _histogram(natural)
             case _:
-                others = [np.asarray(layout.natural(one[view.name])) for one in around if view.name in one]
-                found[view.name] = sheets.drawn(spec, groups, layout, natural, others)
+                spans = [_spanned(session, job, other, spec, groups, layout) for other in ends]
+                found[view.name] = sheets.drawn(spec, groups, layout, natural, spans)
     return {"iteration": iteration, "views": found}
+
+
+def _spanned(
+    session: Session, job: Job, iteration: int, spec: JobSpec, groups: tuple[Group, ...], layout: Layout
+) -> sheets.Span | None:
+    """What the sheets of one hyperparameter span after so many updates: a large one is held but here."""
+    kept = learned.values_at(session, job.id, iteration, [layout.name])
+    return (
+        sheets.spanned(spec, groups, layout, np.asarray(layout.natural(kept[layout.name])))
+        if layout.name in kept
+        else None
+    )
 
 
 def traces(session: Session, job: Job, points: int) -> dict[str, Any]:

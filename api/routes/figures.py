@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
@@ -13,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.deps import ProjectDep, SessionDep
 from api.description import FILE
-from api.errors import Busy
+from api.places import place
 from api.schemas.records import FigureList, FigureSummary
 from core.store import jobs
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _MOST_AT_ONCE = 8  # they are drawn one after the other, and each that waits holds a thread and its data
+_BUSY = "too many figures are being drawn"
 _places = threading.BoundedSemaphore(_MOST_AT_ONCE)
 _MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
 
@@ -32,7 +31,7 @@ def list_figures(job_id: UUID, project: ProjectDep, session: SessionDep) -> Figu
     """What can be drawn of the job as far as it has come."""
     from core import figures  # Matplotlib takes half a second to import; only where figures are asked for
 
-    with _place():
+    with place(_places, _BUSY):
         names = figures.names(_data(session, project, job_id))
     return FigureList(
         data=[
@@ -66,20 +65,10 @@ def draw_figure(
     """A figure of the job's results so far."""
     from core import figures
 
-    with _place():
+    with place(_places, _BUSY):
         data = _data(session, project, job_id)
         session.commit()  # drawing takes seconds, and needs no database
         return Response(figures.draw(data, name, form), media_type=_MEDIA[form])
-
-
-@contextmanager
-def _place() -> Iterator[None]:
-    if not _places.acquire(blocking=False):
-        raise Busy("too many figures are being drawn")
-    try:
-        yield
-    finally:
-        _places.release()
 
 
 def _data(session: Session, project: UUID, job_id: UUID) -> JobData:

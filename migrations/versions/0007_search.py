@@ -6,9 +6,7 @@ Revises: 0006
 
 from __future__ import annotations
 
-from alembic import op
-
-from migrations.locks import lock
+from migrations.indexes import rebuild
 
 revision = "0007"
 down_revision = "0006"
@@ -20,12 +18,8 @@ _INDEX, _COLUMNS = "ix_jobs_project_id_created_at_id", ["project_id", "created_a
 
 
 def upgrade() -> None:
-    lock("jobs")
-    op.drop_index(_INDEX, table_name="jobs")
-    op.create_index(_INDEX, "jobs", _COLUMNS, postgresql_include=["name", "state", "preset"])
+    rebuild(_INDEX, "jobs", _COLUMNS, ["jobs"], postgresql_include=["name", "state", "preset"])
 
 
 def downgrade() -> None:
-    lock(*_LOCKED)
-    op.drop_index(_INDEX, table_name="jobs")
-    op.create_index(_INDEX, "jobs", _COLUMNS)
+    rebuild(_INDEX, "jobs", _COLUMNS, _LOCKED)

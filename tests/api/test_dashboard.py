@@ -1,11 +1,13 @@
 """The dashboard without a browser: who may see it, what another site cannot do, how curves are thinned."""
 
 import base64
+import threading
 from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from api.dashboard import differences, pages
 from api.dashboard.session import _ours
@@ -148,6 +150,32 @@ def test_an_unknown_page_is_a_page(visitor):
     answer = visitor.get("/jobs/00000000-0000-0000-0000-000000000000")
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
     assert UUID(int=0).hex[:8] in answer.text
+
+
+def test_an_error_of_ours_is_a_page(visitor, client, sessions):
+    job = client.post("/v1/jobs", json=document()).json()["id"]
+    with sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET spec = '{}'"))
+    answer = visitor.get(f"/jobs/{job}")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (500, "text/html; charset=utf-8")
+    assert "an error of ours; it is in the server&#39;s log" in answer.text
+    assert "Not here" not in answer.text
+    assert answer.headers["Connection"] == "close"
+    asked_by_a_script = visitor.get(f"/jobs/{job}", headers={"X-Retrograd-Page": "1"})
+    assert_problem(asked_by_a_script, 500, "internal_error")
+    assert_problem(client.get(f"/v1/jobs/{job}"), 500, "internal_error")
+
+
+def test_more_looks_at_what_is_learned_than_there_is_room_for_come_later(visitor, client, sessions, monkeypatch):
+    job = client.post("/v1/jobs", json=document()).json()
+    work(sessions, job, iterations=1)
+    monkeypatch.setattr(pages, "_frames", threading.BoundedSemaphore(1))
+    path = f"/jobs/{job['id']}/learned?iteration=0"
+    with pages._frames:
+        assert visitor.get(path).status_code == 503
+    assert visitor.get(path).status_code == 200
+    assert visitor.get(path.replace("=0", "=9")).status_code == 404
+    assert visitor.get(path).status_code == 200, "its room is given back"
 
 
 def test_thinning_keeps_every_peak_of_every_series():

@@ -33,7 +33,8 @@ def cells(sheet):
 
 def drawn(spec, name, natural, others=(), **sizes):
     groups, layouts = parts(spec, **sizes)
-    return sheets.drawn(spec, groups, layouts[name], natural, list(others))
+    spans = [sheets.spanned(spec, groups, layouts[name], other) for other in others]
+    return sheets.drawn(spec, groups, layouts[name], natural, spans)
 
 
 PENALTIES = {"l2": {"learn": True, "per": ["weight"], "initial": 0.01}}

@@ -191,6 +191,43 @@ def test_learned_numbers_are_images_with_a_legend_and_a_table(signed_in, client,
     view.get_by_text("class 0, row 1, column 1").wait_for()
 
 
+def test_images_seen_before_have_the_scale_of_what_came_since(signed_in, client, sessions):
+    made = client.post("/v1/jobs", json=document(IMAGES | {"meta.num_iterations": 3})).json()
+    lease = claim(sessions, UUID(made["id"]))
+    penalties = [np.full(650, -4.6), np.linspace(-6, -3, 650), np.linspace(-9, 2, 650)]
+
+    def learn(number):
+        one = record(number)
+        after = replace(one.checkpoint, values={"l2": penalties[number + 1]}, optimizer_state=[])
+        with sessions.begin() as session:
+            saved = replace(one, values={"l2": penalties[number]}, checkpoint=after)
+            leases.save_iteration(session, lease, saved)
+
+    def scale_at(iteration):
+        signed_in.get_by_role("slider").fill(str(iteration))
+        signed_in.wait_for_function("iteration => window.drawn === iteration", arg=iteration)
+        return signed_in.get_by_role("article", name="l2").locator(".ticks").inner_text()
+
+    with sessions.begin() as session:
+        leases.save_start(session, lease, {"l2": penalties[0]}, {"initial": FOUND}, {"device": "cpu"})
+    learn(0)
+    signed_in.goto(f"/jobs/{made['id']}")
+    signed_in.evaluate(
+        "document.addEventListener('retrograd:drawn', (event) => { window.drawn = event.detail.iteration ?? window.drawn; })"
+    )
+    signed_in.get_by_text("Update 1 of 1", exact=True).wait_for()
+    signed_in.get_by_role("article", name="l2").locator(".ticks").wait_for()
+    before = scale_at(0)
+    assert scale_at(1) == before
+    scale_at(0)
+    learn(1)
+    signed_in.locator("#facts").get_by_text("2 of 3 meta-iterations").wait_for()
+    signed_in.wait_for_function("document.getElementById('scrub').max === '2'")
+    after = scale_at(1)
+    assert after != before
+    assert scale_at(2) == scale_at(0) == after
+
+
 def test_what_was_learned_is_downloaded(signed_in, client, sessions, job):
     work(sessions, job)
     signed_in.goto(f"/jobs/{job['id']}")

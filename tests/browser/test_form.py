@@ -5,6 +5,7 @@ import json
 import pytest
 
 from api import checks
+from tests.builders import document
 from tests.plugins.conftest import installed  # noqa: F401
 from tests.programs import making
 from tests.programs.test_api import send, upload
@@ -58,6 +59,29 @@ def test_a_job_is_made_by_the_form(signed_in, client, sessions):
     signed_in.wait_for_url("**/jobs/*")
     (made,) = client.get("/v1/jobs").json()["data"]
     assert made["progress"]["of"] == 7
+
+
+def test_text_that_is_no_json_is_told_and_mended(signed_in, client):
+    """A browser may keep what stood in the text when its page is loaded again."""
+
+    def broken(route):
+        answer = route.fetch()
+        kept, _, rest = answer.text().partition('<textarea id="json"')
+        opening, _, rest = rest.partition(">")
+        assert 'autocomplete="off"' in opening
+        route.fulfill(response=answer, body=f'{kept}<textarea id="json"{opening}>{{"name": {rest}')
+
+    signed_in.route("**/new?preset=digits-schedules", broken)
+    signed_in.goto("/new?preset=digits-schedules")
+    signed_in.get_by_role("alert").get_by_text("This is not JSON").wait_for()
+    signed_in.locator("#json").fill(json.dumps(document({"name": "mended"})))
+    signed_in.locator("#json").blur()
+    signed_in.get_by_role("alert").wait_for(state="hidden")
+    assert signed_in.get_by_label("name", exact=True).first.input_value() == "mended"
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    (made,) = client.get("/v1/jobs").json()["data"]
+    assert made["name"] == "mended"
 
 
 def test_a_mistake_is_told_at_its_field(signed_in):

@@ -81,7 +81,7 @@ def test_a_job_is_made_by_the_form_and_followed_to_its_end(reader, service):
         reader,
         name="made by the form",
         training__num_steps=40,
-        meta__num_iterations=12,
+        meta__num_iterations=40,
         meta__evaluation_seeds=1,
     )
     job = submitted(reader)
@@ -103,10 +103,10 @@ def test_a_job_is_made_by_the_form_and_followed_to_its_end(reader, service):
     reader.locator("#facts").get_by_text("exact", exact=True).wait_for()
     reader.locator("#facts").get_by_text("0 bits differ").wait_for()
     reader.get_by_role("img", name="bits stored for each parameter and step").wait_for()
-    reader.wait_for_function("() => document.getElementById('losses').chart.data[0].length === 12")
+    reader.wait_for_function("() => document.getElementById('losses').chart.data[0].length === 40")
     assert {"running", "succeeded"} <= set(reader.evaluate("[...window.states]"))
     assert len(reader.evaluate("[...window.lengths]")) > 2, "the curve came at once"
-    reader.get_by_text("Update 12 of 12", exact=True).wait_for()  # the slider has followed
+    reader.get_by_text("Update 40 of 40", exact=True).wait_for()  # the slider has followed
     assert numbers_told(reader) == events_of(service, job)
     assert read(service, job)["spec"]["training"]["num_steps"] == 40
 

@@ -134,6 +134,37 @@ def test_a_migration_under_load(url, sessions, project, noted):
     noted(f"{len(load.made)} jobs made, {len(load.claimed)} claimed meanwhile")
 
 
+@pytest.mark.fault(
+    injected="a transaction as old as the index that a migration builds",
+    checked="while it is built jobs are read and written; one that broke off is built anew",
+)
+def test_an_index_is_built_while_jobs_are_written(url, sessions, project):
+    job_id = create(sessions, project)
+    command.downgrade(migrate.configuration(url), "0006")
+    address = url.replace("+psycopg", "", 1)
+    building = "SELECT index_relid FROM pg_stat_progress_create_index"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(address, autocommit=True) as service,
+        psycopg.connect(address) as old,
+    ):
+        service.execute("CREATE INDEX ix_jobs_project_id_created_at_id_new ON jobs (id)")  # of one that broke off
+        service.execute("SET lock_timeout = '2s'")
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM projects")
+        migrating = pool.submit(migrate.upgrade, url)
+        eventually(lambda: service.execute(building).fetchall() or migrating.done())
+        assert not migrating.done()
+        service.execute("UPDATE jobs SET name = 'written' WHERE id = %s", (job_id,))
+        assert service.execute("SELECT name FROM jobs").fetchall() == [("written",)]
+        assert not migrating.done()
+        old.rollback()
+        migrating.result(60)
+        named = "SELECT indexdef FROM pg_indexes WHERE indexname LIKE 'ix_jobs_project_id_created_at_id%'"
+        ((index,),) = service.execute(named).fetchall()
+    assert index.endswith("(project_id, created_at, id) INCLUDE (name, state, preset)")
+
+
 def more(load):
     """Wait until the load goes on."""
     made, claimed, sent = len(load.made), len(load.claimed), len(load.sent)

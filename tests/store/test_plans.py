@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text, update
 
 from benchmarks.filling import fill
-from core.store import cursors, deliveries, idempotency, jobs, leases, outbox, quotas, retention
+from core.store import cursors, deliveries, idempotency, jobs, leases, outbox, quotas, retention, tracking
 from core.store.models import Job, State
 from core.store.session import close_store, open_store
 from tests.builders import eventually
@@ -24,7 +24,12 @@ LIMIT = 20
 def filled(postgres, migrated):
     with database(postgres, migrated) as url:
         sessions = open_store(url)
-        yield sessions, fill(url, JOBS, histories=False).projects
+        projects = fill(url, JOBS, histories=False).projects
+        with sessions.begin() as session:  # of each an end that is a run by now
+            ends = "SELECT id, 1, NULL FROM jobs WHERE ended_at IS NOT NULL"
+            session.execute(text(f"INSERT INTO tracked_ends (job_id, event, next_attempt_at) {ends}"))
+            session.execute(text("ANALYZE tracked_ends"))
+        yield sessions, projects
         close_store(sessions)
 
 
@@ -137,6 +142,9 @@ ROUNDS = {  # what the janitor asks every second, whether or not there is anythi
     "is anything held": quotas.holding,
     "forget": idempotency.forget,
     "sweep": lambda session: retention.sweep(session, 3.0),
+    "sweep where ends become runs": lambda session: retention.sweep(session, 3.0, tracked=True),
+    "is any run to be written": lambda session: tracking.claim(session, 60.0),
+    "forget ends that nobody writes": lambda session: tracking.forget(session, 3600.0),
     "is anything to be delivered": lambda session: deliveries.claim(session, 30.0),
     "is anything overdue": lambda session: outbox.overdue_queues(session, 30.0),
 }

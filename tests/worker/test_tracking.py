@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,11 @@ def test_a_job_that_never_ran_is_a_run_too(sessions, project, tracker, runs, sto
     assert files(store, run.info.run_id) == {"spec.json", "curves.csv"}
 
 
+def after(requests):
+    """What ends the writing of a run after so many of them."""
+    return partial(next, iter(range(requests)))
+
+
 @pytest.mark.fault(
     injected="a writer of a run that dies between any two requests", checked="one run, whole, nothing twice"
 )
@@ -256,24 +262,72 @@ def test_one_that_broke_off_anywhere_is_gone_on_with(sessions, project, server, 
     run = read(sessions, job_id)
     whole = sorted((point.name, point.step, point.value) for point in run.points())
     assert len(whole) > 1000
-    for breaks_after in range(20):
-        left = iter(range(breaks_after))
+    for breaks_after in range(20):  # each another end
+        one = run._replace(identity={**run.identity, "retrograd.end": str(breaks_after)})
         try:
-            server.write(run, lambda left=left: next(left))
+            server.write(one, after(breaks_after))
         except StopIteration:
-            continue
-        break
+            server.write(one, lambda: None)
+        else:
+            break
     else:
         pytest.fail("it never came to its end")
-    assert breaks_after >= 4
+    assert breaks_after >= 5
+    found = {one.data.tags["retrograd.end"]: one for one in runs()}
+    assert len(found) == len(runs()) == breaks_after + 1
+    for one in found.values():
+        assert one.info.status == "FINISHED"
+        assert one.data.params == run.params
+        written = [
+            (metric.key, metric.step, metric.value)
+            for name in {name for name, *_ in whole}
+            for metric in store.get_metric_history(one.info.run_id, name)
+        ]
+        assert sorted(written) == whole
+
+
+def test_a_retry_elsewhere_meanwhile_keeps_no_end_from_being_written(sessions, project, server, tracker, runs):
+    job_id = create(sessions, project)
+    elsewhere = {"device": "cpu: slow", "versions": {"jax": "0.10.1"}}
+    lease = claim(sessions, job_id)
+    write(sessions, leases.save_start, lease, values(0), {"initial": FOUND}, elsewhere)
+    write(sessions, leases.fail, lease, "diverged", "it did", {})
+    with pytest.raises(StopIteration):  # the server goes away once parameters are there
+        server.write(read(sessions, job_id), after(2))
+    write(sessions, jobs.retry, project, job_id)
+    lease = claim(sessions, job_id)
+    write(sessions, leases.save_start, lease, values(0), {"initial": FOUND}, {**elsewhere, "device": "gpu: fast"})
+    write(sessions, jobs.cancel, project, job_id)
+    write(sessions, leases.cancelled, lease)
+    assert not {"device", "versions.jax"} & set(read(sessions, job_id, 0).params)
+    tracker.track()
+    of = {run.info.status: run.data.params for run in runs()}
+    assert (of["FAILED"]["device"], of["KILLED"]["device"]) == ("cpu: slow", "gpu: fast")
+
+
+def test_parameters_that_are_there_stay_as_they_are(sessions, project, server, runs):
+    run = read(sessions, cancelled(sessions, project))
+    with pytest.raises(StopIteration):
+        server.write(run, after(2))
+    server.write(run._replace(params={**run.params, "training.num_steps": "11", "more": "1"}), lambda: None)
     (found,) = runs()
-    assert found.info.status == "FINISHED"
-    written = [
-        (one.key, one.step, one.value)
-        for name in {name for name, *_ in whole}
-        for one in store.get_metric_history(found.info.run_id, name)
-    ]
-    assert sorted(written) == whole
+    assert (found.info.status, found.data.params) == ("KILLED", {**run.params, "more": "1"})
+
+
+def test_who_was_slow_replaces_no_run_that_is_whole(sessions, project, server, store, runs):
+    run = read(sessions, succeeded(sessions, project))
+    with pytest.raises(Superseded):
+        server.write(run, superseded)
+    assert runs() == [], "nor makes another"
+    experiment = server._experiment_id()
+    made = sorted(store.create_run(experiment, tags=run.identity).info.run_id for _ in range(2))
+    store.set_terminated(made[1], "FINISHED")
+    assert server.write(run, superseded) == made[1]
+    assert [(one.info.run_id, one.info.status) for one in runs()] == [(made[1], "FINISHED")]
+
+
+def superseded():
+    raise Superseded
 
 
 def test_of_several_that_write_the_same_one_run_stays(sessions, project, uri, runs):
@@ -288,7 +342,7 @@ def test_of_several_that_write_the_same_one_run_stays(sessions, project, uri, ru
         def _made(self, experiment_id, run):
             found = super()._made(experiment_id, run)
             if found is None:
-                together.wait(20)
+                together.wait(120)
             return found
 
     def go(_):
@@ -361,13 +415,25 @@ def test_params_and_names_are_within_what_servers_take(sessions, project):
     with sessions() as session:
         job = session.get(Job, job_id)
         job.spec = job.spec | {"odd": odd}
-        params = tracked_run._params(job)
+        params = tracked_run._params(job, True)
         session.rollback()
     assert len(params) == MOST_PARAMS
     assert {"preset", "num_hyperparameters"} & set(params) == {"num_hyperparameters"}
     assert params["odd.a_.._b_c d"] == "1"
     assert len(params["odd.text"]) == len(params["odd.list"]) == LONGEST_VALUE
     assert params["odd.list"].endswith("…")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/../b", "...", "ok."])
+def test_a_metric_may_have_any_name(sessions, project, server, runs, name):
+    job_id = succeeded(sessions, project)
+    with sessions.begin() as session:
+        job = session.get(Job, job_id)
+        job.losses = {"initial": {"outer": 1.0, "measures": {name: 0.25}}}
+    server.write(read(sessions, job_id), lambda: None)
+    (run,) = runs()
+    named = {key for key, value in run.data.metrics.items() if key.startswith("initial/") and value == 0.25}
+    assert len(named) == 1
 
 
 def test_numbers_that_are_not_finite_are_left_out(sessions, project):

@@ -10,7 +10,7 @@ const FILLED_IN = /added when the job is created/; // by the server: nobody type
 const OWN = new Set(["program", "plugin"]);
 const OF_ONE = new Set(["settings", "data", "learn", "initial"]); // of one installed or uploaded problem: no other has the same
 let schema = null;
-let job = JSON.parse(text.value);
+let job = {}; // until the text is read, below
 let key = newKey();
 
 function newKey() { return crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; }
@@ -292,6 +292,7 @@ text.addEventListener("change", () => {
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 
+job = parsed() ?? {};
 const answer = await ask("GET", form.dataset.schema).catch(() => null);
 if (answer?.ok) {
   schema = await answer.json();

@@ -7,14 +7,15 @@ import { drawSheets } from "/static/sheets.js";
 const KEPT_FRAMES = 64;
 const MOST_PLAYED = 150; // frames from the start to the end
 const FRAME_MILLISECONDS = 60;
+const BUSY_MILLISECONDS = 2000; // until a server that had no room is asked again
 
 const section = document.getElementById("learned");
 const slider = document.getElementById("scrub");
 const after = document.getElementById("after");
 const play = document.getElementById("play");
 const toBest = document.getElementById("to-best");
-const frames = new Map(); // by iteration; what was learned after so many updates stays what it is
-let shown = null, asking = null, again = false;
+const frames = new Map(); // by iteration; what was learned stays what it is, but its scale is also that of the latest
+let shown = null, latest = null, asking = null, again = false;
 
 const placeOf = (name) => section.querySelector(`[data-view="${CSS.escape(name)}"] :is(.chart, .sheet-list)`);
 const facts = () => document.querySelector("[data-kept]").dataset;
@@ -59,12 +60,12 @@ function say(iteration) {
 }
 
 async function fetched(iteration) {
-  const found = frames.get(iteration);
+  const found = frames.get(iteration), then = latest;
   if (found) return found;
   const answer = await ask("GET", `${section.dataset.frame}?iteration=${iteration}&points=${Math.max(200, width(section))}`).catch(() => null);
-  if (!answer?.ok) return answer?.status === 404 ? "missing" : null;
+  if (!answer?.ok) return { 404: "missing", 503: "busy" }[answer?.status] ?? null;
   const frame = await answer.json();
-  frames.set(iteration, frame);
+  if (then === latest) frames.set(iteration, frame);
   if (frames.size > KEPT_FRAMES) frames.delete(frames.keys().next().value);
   return frame;
 }
@@ -82,7 +83,10 @@ async function show() {
       say(iteration);
       if (iteration === shown) continue;
       const found = await fetched(iteration);
-      if (found === "missing") {
+      if (found === "busy") {
+        await new Promise((wake) => setTimeout(wake, BUSY_MILLISECONDS));
+        again = true;
+      } else if (found === "missing") {
         shown = null;
         for (const place of section.querySelectorAll(".view:not(.of-trace) :is(.chart, .sheet-list)")) empty(place, "These values were not kept.");
       } else if (found) drawFrame(found);
@@ -100,7 +104,10 @@ function empty(place, text) {
 // The slider grows as the job does; at its end it follows.
 function grow() {
   const atEnd = slider.value === slider.max;
-  slider.max = Math.max(0, kept().count - 1);
+  const { count, at } = kept();
+  if (at(count - 1) !== latest) frames.clear();
+  latest = at(count - 1);
+  slider.max = Math.max(0, count - 1);
   if (atEnd) slider.value = slider.max;
 }
 
