@@ -90,8 +90,12 @@ def service(folder, environment):
 
 
 def environment(**variables):
-    """In which `retrograd` is the one of this source."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("RETROGRAD_")}
+    """In which `retrograd` is the one of this source, and a terminal is as wide as it says itself."""
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RETROGRAD_", "COLUMNS", "LINES"))
+    }
     path = f"{Path(sys.executable).parent}:{bare['PATH']}"
     return bare | {"PATH": path, "PYTHONPATH": str(ROOT)} | variables
 
