@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from retrograd.client.arrays import Arrays
 from retrograd.client.call import Json
 from retrograd.client.frames import pandas
 
@@ -16,15 +16,12 @@ if TYPE_CHECKING:
 _TYPES: dict[str, Any] = {"iteration": np.int64, "attempt": np.int64, "exact": bool}  # others are float64, or text
 
 
-class Curves(Mapping[str, np.ndarray]):
+class Curves(Arrays):
     """Arrays by name, with a value for every meta-iteration, of the hyperparameters before its update.
 
     `iteration` and `attempt`, int64; losses, `hypergradient_norm`, `seconds` and the certificate's numbers, float64,
     NaN where there is none; `exact`, bool; `engine` and `mode`, text; a number of each diagnostic, as `seeds.cosine`.
     """
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._arrays = dict(arrays)
 
     @classmethod
     def of(cls, document: Json) -> Self:
@@ -34,15 +31,6 @@ class Curves(Mapping[str, np.ndarray]):
     def to_pandas(self) -> pd.DataFrame:
         """A row for every meta-iteration, by its number."""
         return pandas().DataFrame(self._arrays).set_index("iteration")
-
-    def __getitem__(self, name: str) -> Any:
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
 
     def __repr__(self) -> str:
         return f"<Curves over {len(self._arrays['iteration'])} meta-iterations: {', '.join(self)}>"

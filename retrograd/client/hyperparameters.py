@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from retrograd.client.arrays import Arrays
 from retrograd.client.call import Json
 from retrograd.client.frames import pandas
 
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 _MEASURED = "measured/"
 
 
-class Hyperparameters(Mapping[str, np.ndarray]):
+class Hyperparameters(Arrays):
     """Arrays by name, in the units that training uses. `measured` has those that the job measured beside them."""
 
     def __init__(self, head: Json, arrays: Mapping[str, np.ndarray]) -> None:
         """As they come: all of the result document but values, and these by name."""
         self._head = head
-        self._arrays = {name: arrays[name] for name in head["hyperparameters"]}
+        super().__init__({name: arrays[name] for name in head["hyperparameters"]})
         self.measured: dict[str, np.ndarray] = {name: arrays[_MEASURED + name] for name in head["measured"]}
 
     @classmethod
@@ -107,15 +108,6 @@ class Hyperparameters(Mapping[str, np.ndarray]):
 
     def _each(self, field: str) -> dict[str, Any]:
         return {name: described[field] for name, described in self._head["hyperparameters"].items()}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {' × '.join(map(str, array.shape)) or 'one'}" for name, array in self.items())
