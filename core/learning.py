@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,27 @@ import numpy as np
 import optax
 
 from core import engines
+from core.checkpoints import checkpoint_of, resumed, to_numpy
 from core.datasets import GivenData
-from core.diagnostics import (
-    adjoint_growth,
-    finite_difference_check,
-    hypergradient_variance,
-    metasmoothness,
-    naive_reversal,
-    path,
-)
+from core.descent import Safeguard, descent
+from core.diagnostics import path
 from core.engines import Engine, EnginePlan, Problem, hybrid, plan, reversible, unrolled
 from core.engines.certificate import Certificate
 from core.engines.training import train
-from core.errors import UNTRAINABLE, UncertifiedGradient
+from core.errors import UNTRAINABLE
 from core.hyperparameters import Group, Layout
+from core.keys import Stream, evaluation_key, key_of
+from core.measuring import measured
 from core.meta_optimization import MetaIteration, MetaState, initial_state, meta_optimize
 from core.moments import mean_and_deviation, moments
 from core.own_problems import GivenOwn
 from core.problems.inner import Draw, InnerProblem
 from core.problems.made import inner_problem
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
-from core.safeguard import guarded, look
 from core.scan import points_of, scan
 from core.search import best_of, suggest
 from core.spec import JobSpec
 
-_TRAINING_KEYS, _EVALUATION_KEYS, _DIAGNOSTIC_KEYS, _SEARCH_KEYS = 0, 1, 2, 3  # streams that never meet
 _LONGEST_CURVE = 10_000  # steps of training whose losses are kept
 
 
@@ -56,6 +50,8 @@ class Learner:
     ) -> None:
         self.spec, self.inner, self._interrupt, self._keep_in = spec, inner, interrupt, keep_in
         self._optimizer = getattr(engines, spec.training.optimizer)()
+        guards = spec.kind == "learn" and spec.meta.safeguard is not None
+        self._safeguard = Safeguard(spec.meta, self._outer_loss) if guards else None
 
     @classmethod
     def from_spec(
@@ -151,7 +147,7 @@ class Learner:
 
     def _tried(self, found: dict[str, float], number: int) -> float | None:
         values, problem = self._with(found), self._problem(number)
-        key = _key(_SEARCH_KEYS, number)
+        key = key_of(Stream.SEARCH, number)
         try:
             params = self._trained(problem, values, key)
         except UNTRAINABLE:
@@ -182,9 +178,9 @@ class Learner:
         optimizer = self._meta_optimizer()
         state = initial_state(self.initial() if start is None else start, optimizer)
         if checkpoint is not None:
-            state = _resumed(checkpoint, state)
-        elif self.spec.meta.safeguard is not None and self.spec.kind == "learn":
-            state = self._looked(state, self._outer_loss(state))[0]
+            state = resumed(checkpoint, state)
+        elif self._safeguard is not None:
+            state = self._safeguard.begin(state)
         for iteration in self._iterations(optimizer, state):
             yield self._record(iteration)
 
@@ -193,7 +189,7 @@ class Learner:
             "num_steps": self.spec.training.num_steps,
             "keys": self._keys,
             "optimizer": self._optimizer,
-            "engine": self._engine(),
+            "engine": self.engine,
             "resume_from": state,
         }
         if self.spec.scan is not None:
@@ -205,7 +201,7 @@ class Learner:
             num_iterations=self.num_iterations,
             meta_optimizer=optimizer,
             norm_may_grow=self.spec.meta.stop_when.hypergradient_norm_grows,
-            look=self._look if self.spec.kind == "learn" and self.spec.meta.safeguard is not None else None,
+            look=self._safeguard,
             **run,
         )
 
@@ -216,48 +212,18 @@ class Learner:
         return self._draw(iteration).problem
 
     def _meta_optimizer(self) -> optax.GradientTransformation:
-        meta = self.spec.meta
         if self.spec.kind == "hypergradient":
             return moments()
         if self.spec.kind == "scan":
             return optax.identity()
-        return self._descent() if meta.safeguard is None else guarded(self._descent())
+        return descent(self.spec.meta) if self._safeguard is None else self._safeguard.optimizer
 
-    def _descent(self) -> optax.GradientTransformation:
-        meta = self.spec.meta
-        adam = meta.optimizer == "adam"
-        descent = optax.adam(meta.step_size) if adam else optax.sgd(meta.step_size)
-        if meta.momentum:  # v ← γv + (1−γ)g, as the inner optimizer has it
-            descent = optax.chain(optax.ema(meta.momentum, debias=False), descent)
-        return descent if meta.clip is None else optax.chain(optax.clip_by_global_norm(meta.clip), descent)
-
-    def _look(self, state: MetaState, diverged: bool) -> tuple[MetaState, dict[str, Any] | None]:
-        """The safeguard: goes back where evaluation shows that the descent made things worse, or training diverged."""
-        asked = self.spec.meta.safeguard
-        assert asked is not None  # noqa: S101 - for the type checker
-        last = state.iteration == self.num_iterations or state.stopped
-        if not diverged and not last and state.iteration % asked.every:
-            return state, None
-        return self._looked(state, math.inf if diverged else self._outer_loss(state))
-
-    def _outer_loss(self, state: MetaState) -> float:
+    def _outer_loss(self, values: Values) -> float:
         """On the evaluation seeds; infinite where training cannot be done on one of them."""
         try:
-            return self.evaluate(_to_numpy(state.hyper)).losses.outer
+            return self.evaluate(values).losses.outer
         except UNTRAINABLE:
             return math.inf
-
-    def _looked(self, state: MetaState, value: float) -> tuple[MetaState, dict[str, Any]]:
-        """Where the descent goes on from a state whose outer loss on the evaluation seeds is known."""
-        asked = self.spec.meta.safeguard
-        assert asked is not None  # noqa: S101 - for the type checker
-        hyper, guard, back = look(self._descent(), state.optimizer_state, state.hyper, value, asked.shrink)
-        found = {
-            "outer_loss": value if math.isfinite(value) else None,
-            "stepped_back": back,
-            "scale": float(guard.scale),
-        }
-        return state._replace(hyper=hyper, optimizer_state=guard), found
 
     def arrays(self, checkpoint: Checkpoint, best: Values) -> dict[str, np.ndarray]:
         """What was measured beside the learned values, by name: for figures and for download.
@@ -294,13 +260,8 @@ class Learner:
             optimizer=self._optimizer,
             num_steps=self.spec.training.num_steps,
             key=self._keys(0)[0],
-            engines=list({one.name: one for one in (unrolled(), reversible(), self._engine())}.values()),
+            engines=list({one.name: one for one in (unrolled(), reversible(), self.engine)}.values()),
         )
-
-    @property
-    def engine(self) -> Engine:
-        """The engine of the job's hypergradients."""
-        return self._engine()
 
     def provenance(self) -> dict[str, Any]:
         """What the result depends on, as JSON values."""
@@ -317,7 +278,9 @@ class Learner:
             },
         }
 
-    def _engine(self) -> Engine:
+    @property
+    def engine(self) -> Engine:
+        """The engine of the job's hypergradients."""
         if self.spec.engine == "unrolled":
             return unrolled()
         fallback = unrolled() if self.spec.engine == "auto" else None
@@ -332,28 +295,20 @@ class Learner:
         if self.spec.kind == "scan":  # all else is as it is
             iteration = 0
         first = iteration * count if seed == "fresh" else seed * count
-        return jnp.stack([_key(_TRAINING_KEYS, first + number) for number in range(count)])
+        return jnp.stack([key_of(Stream.TRAINING, first + number) for number in range(count)])
 
     def _record(self, iteration: MetaIteration) -> MetaRecord:
         state = iteration.state
         return MetaRecord(
             iteration=iteration.iteration,
-            values=_to_numpy(iteration.hyper),
+            values=to_numpy(iteration.hyper),
             losses=self._losses(iteration),
             hypergradient_norm=iteration.hypergradient_norm,
             seconds=iteration.seconds,
             certificate=_UNPROVEN if iteration.result is None else iteration.result.certificate.as_dict(),
             is_best=iteration.is_best,
             diagnostics=self._diagnostics(iteration),
-            checkpoint=Checkpoint(
-                iteration=state.iteration,
-                values=_to_numpy(state.hyper),
-                optimizer_state=[np.asarray(leaf) for leaf in jax.tree.leaves(state.optimizer_state)],
-                best_iteration=state.best_iteration,
-                best_outer_loss=state.best_value,
-                first_norm=state.first_norm,
-                stopped=state.stopped,
-            ),
+            checkpoint=checkpoint_of(state),
         )
 
     def _losses(self, iteration: MetaIteration) -> Losses:
@@ -366,47 +321,24 @@ class Learner:
     def _diagnostics(self, iteration: MetaIteration) -> dict[str, Any] | None:
         """What the spec wants measured at this meta-iteration, on its first training run; by the names in the spec."""
         asked = self.spec.diagnostics
-        scanned: dict[str, Any] = {} if iteration.scanned is None else {"scan": iteration.scanned._asdict()}
+        found: dict[str, Any] = {} if iteration.scanned is None else {"scan": iteration.scanned._asdict()}
         if iteration.looked is not None:
-            scanned["safeguard"] = iteration.looked
-        if not asked.every or iteration.iteration % asked.every:
-            return scanned or None
-        began = time.perf_counter()
-        keys = self._keys(iteration.iteration)
-        problem, hyper = self._problem(iteration.iteration), iteration.hyper
-        seeds = [_key(_DIAGNOSTIC_KEYS, number) for number in range(asked.seeds)]
-        run: dict[str, Any] = {
-            "optimizer": self._optimizer,
-            "num_steps": self.spec.training.num_steps,
-            "interrupt": self._interrupt,
-        }
-        measurements: dict[str, Callable[[], Any]] = {}
-        if asked.adjoint_growth:
-            measurements["adjoint_growth"] = lambda: adjoint_growth(problem, hyper, key=keys[0], **run)
-        if asked.metasmoothness:
-            measurements["metasmoothness"] = lambda: metasmoothness(
-                problem, hyper, key=keys[0], step=self.spec.meta.step_size, **run
-            )
-        if asked.finite_differences:
-            measurements["finite_differences"] = lambda: finite_difference_check(
-                problem,
-                hyper,
-                iteration.result.gradient if iteration.result is not None and len(keys) == 1 else None,
+            found["safeguard"] = iteration.looked
+        if asked.every and not iteration.iteration % asked.every:
+            keys = self._keys(iteration.iteration)
+            found |= measured(
+                asked,
+                self._problem(iteration.iteration),
+                iteration.hyper,
                 key=keys[0],
-                directions=asked.finite_differences,
-                engine=self._engine(),
-                **run,
+                gradient=iteration.result.gradient if iteration.result is not None and len(keys) == 1 else None,
+                step=self.spec.meta.step_size,
+                engine=self.engine,
+                optimizer=self._optimizer,
+                num_steps=self.spec.training.num_steps,
+                interrupt=self._interrupt,
             )
-        if asked.seeds:
-            measurements["seeds"] = lambda: hypergradient_variance(
-                problem, hyper, keys=jnp.stack(seeds), engine=self._engine(), **run
-            )
-        if asked.path:
-            measurements["path"] = lambda: path(problem, hyper, key=keys[0], keep_weights=True, **run)
-        if asked.naive_reversal:
-            measurements["naive_reversal"] = lambda: naive_reversal(problem, hyper, key=keys[0], **run)
-        found = {name: _measured(measure) for name, measure in measurements.items()}
-        return scanned | found | {"seconds": time.perf_counter() - began}
+        return found or None
 
 
 _UNPROVEN = {
@@ -415,41 +347,3 @@ _UNPROVEN = {
     "mode": "",
     "reason": "training could not be done: there is no gradient",
 }
-
-
-def _measured(measure: Callable[[], Any]) -> dict[str, Any]:
-    """A measurement as JSON values. One that training elsewhere defeats is no reason to end the job."""
-    try:
-        found: dict[str, Any] = measure().as_dict()
-    except (*UNTRAINABLE, UncertifiedGradient) as error:
-        return {"error": {"code": error.code, "message": str(error)}}
-    return found
-
-
-def evaluation_key(number: int) -> jax.Array:
-    """Of the evaluation seed of this number."""
-    return _key(_EVALUATION_KEYS, number)
-
-
-def _key(stream: int, number: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(stream), number)
-
-
-def _to_numpy(hyper: Any) -> Values:
-    return {name: np.asarray(value) for name, value in hyper.items()}
-
-
-def _resumed(checkpoint: Checkpoint, start: MetaState) -> MetaState:
-    leaves, treedef = jax.tree.flatten(start.optimizer_state)
-    restored = [
-        jnp.asarray(saved, leaf.dtype) for saved, leaf in zip(checkpoint.optimizer_state, leaves, strict=True)
-    ]
-    return MetaState(
-        iteration=checkpoint.iteration,
-        hyper={name: jnp.asarray(value) for name, value in checkpoint.values.items()},
-        optimizer_state=treedef.unflatten(restored),
-        best_iteration=checkpoint.best_iteration,
-        best_value=checkpoint.best_outer_loss,
-        first_norm=checkpoint.first_norm,
-        stopped=checkpoint.stopped,
-    )

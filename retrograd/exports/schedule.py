@@ -156,7 +156,7 @@ def _initial(
         return {groups[0].name: np.array(spec.problem.start, spec.training.dtype)}
     import jax  # takes a second, and only this needs it
 
-    from core.learning import evaluation_key
+    from core.keys import evaluation_key
     from core.problems.hypers import Hypers
 
     exactly = [replace(layout, learn=False, start=Exactly.of(natural[layout.name])) for layout in layouts.values()]
