@@ -21,7 +21,7 @@ from core.store import keys, migrate
 from core.store.session import close_store, open_store
 from retrograd.local import servers
 
-pytest_plugins = ["tests.faults.report"]  # faults are tested in many folders, and reported together
+pytest_plugins = ["tests.compilation_cache", "tests.slow", "tests.faults.report"]
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +129,7 @@ def serving(settings, key=None):
             base_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
             headers={"Authorization": f"Bearer {key}"},
             timeout=30,
+            verify=False,  # no HTTPS here, and certificates take 50 ms to read
         ) as client:
             client.get("/healthz").raise_for_status()
             yield client
@@ -173,11 +174,6 @@ def command(url, key, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(app, arguments)
-
-
-@pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("jax")
 
 
 @contextmanager

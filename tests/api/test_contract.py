@@ -81,7 +81,7 @@ def test_only_what_no_url_says_is_lost(query, lost):
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 def test_each_operation_keeps_its_word(case, service):
     keeps_its_word(case, service)
 

@@ -4,17 +4,9 @@ import subprocess
 import sys
 import textwrap
 
-import jax
 import pytest
 
-jax.config.update("jax_enable_x64", True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compilations_go_with_their_module():
-    """Every compiled program holds memory maps, of which Linux grants a process 65530; without this XLA crashes."""
-    yield
-    jax.clear_caches()
+from tests.compiled import compilations_go_with_their_module  # noqa: F401 - and 64-bit mode
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ def service_settings(postgres, migrated, valkey):
 
 
 @pytest.fixture(scope="module")
-def service(service_settings, compilation_cache, tmp_path_factory):
+def service(service_settings, tmp_path_factory):
     """API and janitor of one service for all tests of a module; workers are theirs to start."""
-    with Service(service_settings, tmp_path_factory.mktemp("service"), compilation_cache) as service:
+    with Service(service_settings, tmp_path_factory.mktemp("service")) as service:
         service.start("api")
         service.start("janitor")
         yield service

@@ -24,13 +24,12 @@ _MODULES = {"api": "api", "janitor": "worker.janitor", "worker": "worker"}
 class Service:
     """Processes by name: "api", "janitor", "worker", "worker-2", … What comes before the dash is the role."""
 
-    def __init__(self, settings, folder, compilation_cache):
+    def __init__(self, settings, folder):
         self.settings, self._folder = settings, folder
         self._mark = uuid.uuid4().hex
         self._urls = {}
         self._environ = {
             _MARK: self._mark,
-            "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # a child that replaces a killed one is warm sooner
             "RETROGRAD_BOOTSTRAP_API_KEY": settings.bootstrap_api_key.get_secret_value(),
         }

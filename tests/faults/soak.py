@@ -340,7 +340,8 @@ def soak(minutes, seed, least_seconds, most_seconds):
         sessions = open_store(settings.database_url)
         stack.callback(close_store, sessions)
         (folder / "logs").mkdir()
-        service = stack.enter_context(Service(settings, folder / "logs", folder / "jax"))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
+        service = stack.enter_context(Service(settings, folder / "logs"))
         world = World(service, postgres, valkey, random.Random(draw.random()))
         world.start()
         clients = Clients(

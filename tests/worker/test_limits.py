@@ -29,14 +29,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
     injected="a job that takes more memory than it may; kill -9 of the child under a long lease",
     checked="failed: out_of_memory while the next succeeds; the killed one goes on at once",
 )
-def test_a_worker_outlives_what_its_jobs_do(settings, compilation_cache, tmp_path):
+def test_a_worker_outlives_what_its_jobs_do(settings, tmp_path):
     patient = settings.model_copy(
         update={"lease_seconds": 600.0, "janitor_seconds": 0.3, "heartbeat_seconds": 0.5}
     )
-    environ = {
-        "JAX_COMPILATION_CACHE_DIR": str(compilation_cache),
-        "RETROGRAD_JOB_MEMORY_BYTES": str(400 << 20),
-    }
+    environ = {"RETROGRAD_JOB_MEMORY_BYTES": str(400 << 20)}
     with (
         serving(patient) as client,
         running("worker.janitor", patient, tmp_path / "janitor.log"),
