@@ -26,6 +26,7 @@ _SAID = {
     "oldest_queued_seconds": "Since the job that waits longest was last woken.",
     "silent_jobs": "Running jobs whose lease has expired; the janitor takes them back.",
     "deliveries": "Webhooks that are due.",
+    "unwritten_runs": "Ends of jobs that MLflow could not be told of; it is tried again.",
 }
 
 

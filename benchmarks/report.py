@@ -240,6 +240,17 @@ def pages(found: dict[str, Any]) -> str:
     )
 
 
+def newcomer(found: dict[str, Any]) -> str:
+    """When each step was done."""
+    rows = [[row["step"], f"{row['seconds']:.0f}"] for row in found["steps"]]
+    return (
+        "## From a clone to a learned schedule on the screen (`python -m benchmarks.newcomer`)\n\n"
+        f"A fresh clone, an environment of its own, nothing compiled before, {found['machine']['cores']} cores; "
+        "one run. Installing is mostly the network's doing.\n\n"
+        + markdown(["done", "seconds since the start"], rows)
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "engines": engines,
     "scaling": scaling,
@@ -249,6 +260,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "programs": programs,
     "load": load,
     "pages": pages,
+    "newcomer": newcomer,
 }
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.orm import Session
 
 from core.store import outbox
-from core.store.models import Delivery, Job, State, Tally, Usage, WakeUp
+from core.store.models import Delivery, Job, State, Tally, TrackedEnd, Usage, WakeUp
 
 
 class Overview(NamedTuple):
@@ -23,6 +23,7 @@ class Overview(NamedTuple):
     oldest_queued_seconds: float  # since the job that waits longest for a worker was last woken
     silent_jobs: int  # running, with a lease that has expired
     deliveries: int  # webhooks that are due
+    unwritten_runs: int  # ends of jobs that a tracking server could not be told of, and will be again
 
 
 def read(session: Session) -> Overview:
@@ -32,6 +33,9 @@ def read(session: Session) -> Overview:
     wake_ups, oldest = session.execute(due).one()
     silent = select(func.count()).where(Job.state == State.RUNNING, Job.lease_expires_at < now)
     deliveries = select(func.count()).where(Delivery.next_attempt_at <= now)
+    unwritten = select(func.count()).where(
+        TrackedEnd.next_attempt_at.is_not(None), TrackedEnd.last_error.is_not(None)
+    )
     totals = (Tally.queued_jobs, Tally.running_jobs, Tally.stored_bytes)
     tallies = session.execute(select(*(cast(func.coalesce(func.sum(one), 0), BigInteger) for one in totals))).one()
     spent = select(func.coalesce(func.sum(Usage.device_seconds), 0.0))
@@ -48,4 +52,5 @@ def read(session: Session) -> Overview:
         oldest_queued_seconds=outbox.longest_wait(session),
         silent_jobs=session.scalar(silent) or 0,
         deliveries=session.scalar(deliveries) or 0,
+        unwritten_runs=session.scalar(unwritten) or 0,
     )

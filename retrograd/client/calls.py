@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
@@ -25,6 +26,7 @@ _PLAN_SECONDS = 120.0  # longer than the server lets a plan take
 _SILENCE_SECONDS = 60.0  # in an event stream: some comments would have come
 _UPLOAD_SECONDS = 600.0  # of silence, while the server checks what it was sent
 _PAGE = 100
+_KEY = re.compile("[ -~]{1,255}")  # what the server takes
 
 # Jobs
 
@@ -35,6 +37,10 @@ def create_job(
     """The same call creates one job, however often it is sent."""
     if (spec is None) == (preset is None):
         raise ValueError("give a job as `spec` or the name of one as `preset`, and not both")
+    if idempotency_key is not None and not _KEY.fullmatch(
+        idempotency_key
+    ):  # and it is not shown: it may be a secret
+        raise ValueError("idempotency_key: is no key; give 1 to 255 printable ASCII characters, or none")
     return Call(
         "POST",
         "/v1/jobs",

@@ -67,14 +67,6 @@ def unreachable(error: httpx.TransportError) -> ServerUnreachable:
     )
 
 
-def unwritten(error: httpx.LocalProtocolError) -> ServerUnreachable:
-    """A request that cannot be sent. What is wrong with it is not repeated: it may be a secret."""
-    return ServerUnreachable(
-        f"a request to {_server(error)} cannot be written as HTTP, whose headers hold no line breaks; look at the "
-        "idempotency key, if you gave one"
-    )
-
-
 def _server(error: httpx.TransportError) -> str:
     url = error.request.url
     return f"{url.scheme}://{url.netloc.decode()}"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from retrograd.client.call import Call
-from retrograd.client.errors import ApiError, ServerUnreachable, refusal, unreachable, unwritten
+from retrograd.client.errors import ApiError, ServerUnreachable, refusal, unreachable
 
 ATTEMPTS = 4
 PATIENT = 8
@@ -44,8 +44,6 @@ class Retries:
             ServerUnreachable: that was the last attempt, or the only one that may be.
             TimeoutError: it is too late for another.
         """
-        if isinstance(error, httpx.LocalProtocolError):
-            raise unwritten(error) from None  # whose text would be shown with the traceback
         self._losses += 1
         may_repeat = self._call.repeatable or isinstance(error, _NEVER_LEFT)
         was_patient = isinstance(error, httpx.ReadTimeout) and self._patient

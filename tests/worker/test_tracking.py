@@ -20,7 +20,7 @@ from sqlalchemy import select, text
 from core.config import Settings
 from core.records import Evaluation, Losses
 from core.spec import JobSpec
-from core.store import jobs, leases, tracking
+from core.store import jobs, leases, overview, tracking
 from core.store.models import Job, TrackedEnd
 from retrograd.local.servers import free_port
 from tests.builders import claim, create, eventually, record, values
@@ -362,6 +362,11 @@ def test_of_several_that_write_the_same_one_run_stays(sessions, project, uri, ru
 @pytest.mark.fault(
     injected="an MLflow server that is away", checked="no job is held up, and its run is written later"
 )
+def unwritten(sessions):
+    with sessions() as session:
+        return overview.read(session).unwritten_runs
+
+
 def test_while_the_server_is_away_it_is_tried_again(sessions, project, tracker, runs, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     away = Tracker(sessions, TrackingServer(f"http://127.0.0.1:{free_port()}", EXPERIMENT), threading.Event())
@@ -372,12 +377,14 @@ def test_while_the_server_is_away_it_is_tried_again(sessions, project, tracker, 
     assert (first.attempt, second.attempt) == (1, 0)  # nor is more asked of it than one
     assert "MlflowException" in first.last_error
     assert first.next_attempt_at is not None
+    assert unwritten(sessions) == 1
     tracker.track()
     assert len(runs()) == 1
     fall_due(sessions)
     tracker.track()
     assert len(runs()) == 2
     assert noted(sessions, job_id)[0].last_error is None
+    assert unwritten(sessions) == 0
 
 
 def test_one_that_cannot_be_written_holds_no_other_up(sessions, project, tracker, runs):

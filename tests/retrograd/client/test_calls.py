@@ -60,6 +60,13 @@ def test_a_creation_has_one_key_however_often_its_request_is_made():
     assert call.headers["Idempotency-Key"] != calls.create_job({}, None, None).headers["Idempotency-Key"]
 
 
+@pytest.mark.parametrize("key", ["", "k" * 256, "sec\nret", "schlüssel"])
+def test_a_key_that_no_server_takes_is_refused_and_not_repeated(key):
+    with pytest.raises(ValueError, match="idempotency_key: is no key") as caught:
+        calls.create_job({}, None, key)
+    assert not key or key not in str(caught.value)
+
+
 def public(one):
     """Methods by name."""
     return {

@@ -117,15 +117,6 @@ def test_space_around_a_key_is_none_of_it(connect):
     assert seen == [("GET", "/v1/jobs/x", "Bearer rg_key")]
 
 
-def test_what_cannot_be_written_as_http_is_neither_tried_again_nor_repeated(connect, pauses):
-    given = "sec\nret"
-    with serving() as (url, seen), pytest.raises(ServerUnreachable, match="cannot be written as HTTP") as caught:
-        connect(url).jobs.create({}, idempotency_key=given)
-    assert (seen, pauses) == ([], [])
-    assert "sec" not in str(caught.value)
-    assert caught.value.__suppress_context__  # which would show it in the traceback
-
-
 def test_long_silence_is_borne_only_where_an_answer_is_awaited():
     with httpx.Client(base_url="http://127.0.0.1:9", timeout=7) as http:
         usual = calls.get_job("x").request(http).extensions["timeout"]
