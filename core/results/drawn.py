@@ -12,6 +12,10 @@ from core.store import iterations, jobs, learned, measured, trials
 from core.store.errors import NothingLearned, Pruned
 from core.store.models import Job
 
+_COLUMNS = (
+    "iteration", "outer_loss", "train_loss", "valid_loss", "test_loss", "certificate", "diagnostics",
+)  # fmt: skip
+
 
 def read(session: Session, job: Job) -> JobData:
     """A job as far as it has come."""
@@ -22,16 +26,8 @@ def read(session: Session, job: Job) -> JobData:
         best = learned.read(session, job, "best")
         values[best.iteration] = best.values
     rows = tuple(
-        Row(
-            row.iteration,
-            row.outer_loss,
-            row.train_loss,
-            row.valid_loss,
-            row.test_loss,
-            row.certificate,
-            row.diagnostics or {},
-        )
-        for row in iterations.page(session, job.id, after=None, limit=spec.num_iterations)
+        Row(*losses, certificate, diagnostics or {})
+        for *losses, certificate, diagnostics in iterations.rows(session, job.id, _COLUMNS)
     )
     return JobData(
         spec=spec,

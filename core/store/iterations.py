@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -43,11 +43,17 @@ def page(session: Session, job_id: UUID, *, after: int | None, limit: int) -> Se
     return session.scalars(query).all()
 
 
+def rows(session: Session, job_id: UUID, names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    """Some columns of all meta-iterations, in order, a tuple for each: a third of the time that objects take."""
+    wanted = [getattr(MetaIteration, name) for name in names]
+    query = select(*wanted).where(MetaIteration.job_id == job_id).order_by(MetaIteration.iteration)
+    return session.execute(query).tuples()
+
+
 def columns(session: Session, job_id: UUID, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Some columns of all meta-iterations, in order: `iteration`, int64, and each of the names, float64."""
-    wanted = [MetaIteration.iteration, *(getattr(MetaIteration, name) for name in names)]
-    rows = session.execute(select(*wanted).where(MetaIteration.job_id == job_id).order_by(MetaIteration.iteration))
-    table = np.array([tuple(row) for row in rows], np.float64).reshape(-1, len(wanted))
+    wanted = ("iteration", *names)
+    table = np.array(list(rows(session, job_id, wanted)), np.float64).reshape(-1, len(wanted))
     return {"iteration": table[:, 0].astype(np.int64)} | {name: table[:, at] for at, name in enumerate(names, 1)}
 
 
