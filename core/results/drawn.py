@@ -26,8 +26,7 @@ def read(session: Session, job: Job) -> JobData:
         best = learned.read(session, job, "best")
         values[best.iteration] = best.values
     rows = tuple(
-        Row(*losses, certificate, diagnostics or {})
-        for *losses, certificate, diagnostics in iterations.rows(session, job.id, _COLUMNS)
+        Row(*(*known, diagnostics or {})) for *known, diagnostics in iterations.rows(session, job.id, _COLUMNS)
     )
     return JobData(
         spec=spec,
