@@ -43,11 +43,11 @@ def page(session: Session, job_id: UUID, *, after: int | None, limit: int) -> Se
     return session.scalars(query).all()
 
 
-def rows(session: Session, job_id: UUID, names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+def rows(session: Session, job_id: UUID, names: Sequence[str]) -> Iterable[Sequence[Any]]:
     """Some columns of all meta-iterations, in order, a tuple for each: objects take longer to make."""
     wanted = [getattr(MetaIteration, name) for name in names]
     query = select(*wanted).where(MetaIteration.job_id == job_id).order_by(MetaIteration.iteration)
-    return session.execute(query).tuples()
+    return session.execute(query)
 
 
 def columns(session: Session, job_id: UUID, names: Sequence[str]) -> dict[str, np.ndarray]:
