@@ -15,7 +15,7 @@ import optax
 from core import engines
 from core.checkpoints import checkpoint_of, resumed, to_numpy
 from core.datasets import GivenData
-from core.descent import Safeguard, descent
+from core.descent import descent
 from core.diagnostics import path
 from core.engines import Engine, EnginePlan, Problem, hybrid, plan, reversible, unrolled
 from core.engines.certificate import Certificate
@@ -30,6 +30,7 @@ from core.own_problems import GivenOwn
 from core.problems.inner import Draw, InnerProblem
 from core.problems.made import inner_problem
 from core.records import Checkpoint, Evaluation, Losses, MetaRecord, Trial, Values
+from core.safeguard import Safeguard
 from core.scan import points_of, scan
 from core.search import best_of, suggest
 from core.spec import JobSpec

@@ -21,7 +21,11 @@ from core.store import keys, migrate
 from core.store.session import close_store, open_store
 from retrograd.local import servers
 
-pytest_plugins = ["tests.compilation_cache", "tests.slow", "tests.faults.report"]
+pytest_plugins = [
+    "tests.compilation_cache",
+    "tests.slow",
+    "tests.faults.report",  # faults are tested in many folders, and reported together
+]
 
 
 @pytest.fixture(scope="session")

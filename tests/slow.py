@@ -4,7 +4,7 @@ Marks say of whole tests that they are slow; the list says it of cases among man
 
     pytest -n 2 --dist loadfile -m "not slow" --durations=0 --durations-min=0.3
 
-so that `make test` takes under 15 minutes on two cores, leaving the cheapest case of every test where it can be spared.
+so that `make test` comes under 15 minutes on two cores, leaving the cheapest case of every test where it can be spared.
 """
 
 from pathlib import Path

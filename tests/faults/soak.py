@@ -340,7 +340,9 @@ def soak(minutes, seed, least_seconds, most_seconds):
         sessions = open_store(settings.database_url)
         stack.callback(close_store, sessions)
         (folder / "logs").mkdir()
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+            folder / "jax"
+        )  # a child that replaces a killed one is warm sooner
         service = stack.enter_context(Service(settings, folder / "logs"))
         world = World(service, postgres, valkey, random.Random(draw.random()))
         world.start()

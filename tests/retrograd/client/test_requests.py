@@ -117,6 +117,15 @@ def test_space_around_a_key_is_none_of_it(connect):
     assert seen == [("GET", "/v1/jobs/x", "Bearer rg_key")]
 
 
+def test_a_key_that_cannot_be_written_as_http_is_neither_sent_nor_repeated(connect, pauses):
+    given = "sec\nret"
+    with serving() as (url, seen), pytest.raises(ValueError, match="idempotency_key: is no key") as caught:
+        connect(url).jobs.create({}, idempotency_key=given)
+    assert (seen, pauses) == ([], [])
+    assert "sec" not in str(caught.value)
+    assert caught.value.__cause__ is caught.value.__context__ is None  # which would show it in the traceback
+
+
 def test_long_silence_is_borne_only_where_an_answer_is_awaited():
     with httpx.Client(base_url="http://127.0.0.1:9", timeout=7) as http:
         usual = calls.get_job("x").request(http).extensions["timeout"]
