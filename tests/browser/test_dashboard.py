@@ -222,7 +222,7 @@ def test_images_seen_before_have_the_scale_of_what_came_since(signed_in, client,
     scale_at(0)
     learn(1)
     signed_in.locator("#facts").get_by_text("2 of 3 meta-iterations").wait_for()
-    signed_in.wait_for_function("document.getElementById('scrub').max === '2'")
+    signed_in.wait_for_function("() => document.getElementById('scrub').max === '2'")
     after = scale_at(1)
     assert after != before
     assert scale_at(2) == scale_at(0) == after
