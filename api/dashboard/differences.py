@@ -11,11 +11,11 @@ _FIELDS, _SHOWN = 400, 200
 
 
 def differences(found: list[Job]) -> list[tuple[str, list[str]]]:
-    """Fields of the specifications that are not the same in all jobs, with their values."""
+    """Fields of the specifications, but for the name, that are not the same in all jobs, with their values."""
     flat = [_flat(job.spec) for job in found]
     names = list(dict.fromkeys(name for one in flat for name in one))
     rows = [(name, [one.get(name, "") for one in flat]) for name in names]
-    differing = [row for row in rows if len(set(row[1])) > 1][:_FIELDS]
+    differing = [row for row in rows if row[0] != "name" and len(set(row[1])) > 1][:_FIELDS]
     return [(name, [_cut(value) for value in values]) for name, values in differing]
 
 

@@ -25,6 +25,7 @@ HEADERS = {
 }
 
 _LEAST, _MOST = 1e-4, 1e6
+_SPEAK = ("code", "message")  # for themselves: their names are not said
 _THOUSAND = 999.5  # what rounds to it
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -76,7 +77,7 @@ def _told(value: Any) -> str:
 def _particulars(data: dict[str, Any], kind: str) -> str:
     """What an event of this kind says: as `live.js` has it."""
     named = ((name, _told(one)) for name, one in data.items())
-    return ", ".join(one if name == kind else f"{name.replace('_', ' ')} {one}" for name, one in named)
+    return ", ".join(one if name in (kind, *_SPEAK) else f"{name.replace('_', ' ')} {one}" for name, one in named)
 
 
 def _iso(when: datetime | None) -> str:

@@ -126,6 +126,20 @@ def test_a_failed_job_says_why(signed_in, client, sessions, job):
         leases.fail(session, lease, "diverged", "training diverged at step 3; lower the step size", {"step": 3})
     signed_in.goto(f"/jobs/{job['id']}")
     signed_in.get_by_role("alert").get_by_text("diverged").first.wait_for()
+    signed_in.get_by_text("diverged, training diverged at step 3; lower the step size").wait_for()
+    signed_in.locator("#losses").wait_for(state="hidden")  # there is nothing to draw
+
+
+def test_weights_and_biases_of_a_layer_share_a_colour(signed_in, sessions, job):
+    work(sessions, job, iterations=2)
+    signed_in.goto(f"/jobs/{job['id']}")
+    legend = signed_in.get_by_role("article", name="step size").locator(".u-legend")
+    for name, dashed in (("layer 1.weights", False), ("layer 1.biases", True)):
+        legend.get_by_text(name, exact=True).wait_for()
+        marker = legend.locator("tr", has_text=name).locator(".u-marker")
+        background = marker.evaluate("one => one.style.background")
+        assert "rgb(31, 111, 224)" in background
+        assert ("gradient" in background) == dashed
 
 
 def test_what_is_learned_is_scrubbed_through_its_meta_iterations(signed_in, client, sessions, job):

@@ -9,12 +9,22 @@ const HEIGHT = 260, MOST_NAMED = 24;
 const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power)); // steps are counted
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+// Which colour and which dash each line has. What belongs together, as weights and biases of a layer, shares a colour.
+function looks(names) {
+  const split = names.map((name) => [name.slice(0, Math.max(0, name.lastIndexOf("."))), name.slice(name.lastIndexOf(".") + 1)]);
+  const [wholes, parts] = [0, 1].map((at) => [...new Set(split.map((one) => one[at]))]);
+  const paired = split.every(([whole]) => whole) && parts.length <= DASHES.length && wholes.length <= LIGHT.length && wholes.length < names.length;
+  if (paired) return split.map(([whole, part]) => [wholes.indexOf(whole), parts.indexOf(part)]);
+  return names.map((_, number) => [number % LIGHT.length, Math.floor(number / LIGHT.length) % DASHES.length]);
+}
+
 function series(names) {
   const colours = dark.matches ? DARK : LIGHT;
+  const looked = looks(names);
   return names.map((label, number) => ({
     label,
-    stroke: colours[number % colours.length],
-    dash: DASHES[Math.floor(number / colours.length) % DASHES.length],
+    stroke: colours[looked[number][0]],
+    dash: DASHES[looked[number][1]],
     width: 1.5,
     spanGaps: false, // where training diverged there is nothing
     points: { show: false },
@@ -64,6 +74,11 @@ function mark(chart, at) {
   ctx.restore();
 }
 
+// How a line looks, in the legend.
+function marker({ stroke, dash: [on, off] }) {
+  return on ? `repeating-linear-gradient(90deg, ${stroke} 0 ${on}px, transparent ${on}px ${on + off}px)` : stroke;
+}
+
 // As many digits as tell the ticks of an axis apart.
 function ticks(chart, splits) {
   return splits.map((value) => (value === null ? "" : said(value)));
@@ -102,7 +117,7 @@ export function draw(place, xName, x, names, columns, options = {}) {
       scales: { x: { time: false }, y: { distr: logarithmic ? 3 : 1 } },
       axes: [{ ...axis, label: xName, labelSize: 18, size: 34, ...(options.bars ? {} : { incrs: WHOLE }) }, { ...axis, size: 60, values: logarithmic ? undefined : ticks }],
       series: [{ label: xName, value: (_, value) => (value === null ? "" : value.toLocaleString("en", { maximumSignificantDigits: 6 })) }, ...drawn],
-      legend: { show: names.length <= MOST_NAMED },
+      legend: { show: names.length <= MOST_NAMED, markers: { fill: (_, number) => number && marker(drawn[number - 1]) } },
       plugins: [marked],
     },
     [x, ...columns],

@@ -3,6 +3,7 @@
 import { said } from "/static/numbers.js";
 
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
+const SPEAKS = new Set(["code", "message"]); // for itself: its name is not said
 
 export function notify(text) {
   const notice = document.getElementById("notice");
@@ -124,7 +125,7 @@ function follow(facts) {
     const kind = Object.assign(document.createElement("strong"), { textContent: event.kind.replaceAll("_", " "), className: `kind ${event.kind}` });
     const data = Object.assign(document.createElement("span"), { className: "muted" });
     const told = (value) => (typeof value === "number" && !Number.isInteger(value) ? said(value) : value);
-    data.textContent = Object.entries(event.data).map(([name, value]) => (name === event.kind ? told(value) : `${name.replaceAll("_", " ")} ${told(value)}`)).join(", ");
+    data.textContent = Object.entries(event.data).map(([name, value]) => (name === event.kind || SPEAKS.has(name) ? told(value) : `${name.replaceAll("_", " ")} ${told(value)}`)).join(", ");
     line.append(time, " ", kind, " ", data);
     log.prepend(line);
     localTimes(line);
