@@ -36,8 +36,8 @@ class Planner:
             output = self._children.answer([_PROGRAM, *limits], asked, self._seconds, doing="making a plan")
         except TookTooLong:
             raise PlanFailed(
-                f"it took longer than {self._seconds:g} s; the job may be submitted all the same, or be planned with "
-                "fewer training.num_steps or a smaller model"
+                f"it took longer than {self._seconds:g} s, most of it to compile; ask again, as what was compiled "
+                "is kept, or submit the job all the same"
             ) from None
         except Killed as error:
             raise PlanFailed(

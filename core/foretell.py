@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from core import uploads
+from core import device, uploads
 from core.config import get_settings
 from core.datasets import GivenData
 from core.errors import CoreError, StorageUnavailable
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from core.engines import Prediction
     from core.learning import Learner
 
+_SHARE = 0.7  # of the time, until which something new is begun
 _NICENESS = 10  # whoever started it has requests to answer
 
 
-def foretell(spec: JobSpec) -> dict[str, Any]:
+def foretell(spec: JobSpec, seconds: float = math.inf) -> dict[str, Any]:
     """The plan of a job as JSON values.
 
     `engine` is the one that the job will take, and `fallback` the one it turns to where that one's gradient cannot be
     proven. `engines` holds a prediction for each that a specification can name: `seconds`, `device_bytes` and
     `host_bytes` of one hypergradient on this `machine`, its programs compiled before, and `job_seconds` of all
-    `hypergradients` of the job; null where the probe failed, for which `remark` has the reason. The job's `trainings`
+    `hypergradients` of the job; null where the probe failed, or there was no time for it within so many `seconds`, for
+    which `remark` has the reason. The job's own engine is probed in any case, and first. The job's `trainings`
     without a gradient, for evaluation and search, at most, come on top: each takes less than a hypergradient.
 
     Raises:
@@ -53,7 +55,7 @@ def foretell(spec: JobSpec) -> dict[str, Any]:
         "fallback": "unrolled" if spec.engine == "auto" else None,
         "hypergradients": hypergradients,
         "trainings": _trainings(spec),
-        "engines": [_described(one, hypergradients) for one in _predictions(learner)],
+        "engines": [_described(one, hypergradients) for one in _predictions(learner, seconds)],
     }
 
 
@@ -72,9 +74,9 @@ def _given(spec: JobSpec) -> GivenData | GivenOwn | None:
         return uploads.canonical.read(file, sha256)
 
 
-def _predictions(learner: Learner) -> list[Prediction]:
+def _predictions(learner: Learner, seconds: float) -> list[Prediction]:
     """Of the job's own engine first, then of the others that it could name instead."""
-    found = list(learner.plan().predictions)
+    found = list(learner.plan(seconds).predictions)
     return sorted(found, key=lambda one: one.name != learner.engine.name)
 
 
@@ -112,10 +114,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limits.bytes, limits.bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
-    os.environ["JAX_ENABLE_X64"] = "1"
+    device.prepare()  # with the workers' cache where there is one: what is compiled here, a job need not compile again
     spec = JobSpec.model_validate_json(sys.stdin.buffer.read())
     try:
-        document: dict[str, Any] = {"plan": foretell(spec)}
+        document: dict[str, Any] = {"plan": foretell(spec, _SHARE * limits.seconds)}
     except CoreError as error:
         document = {"error": {"code": error.code, "message": str(error), "details": error.details()}}
     except Exception as error:

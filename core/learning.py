@@ -253,15 +253,20 @@ class Learner:
             found[f"learning_curve.{which}"] = walked.losses
         return found
 
-    def plan(self) -> EnginePlan:
-        """What one hypergradient at the job's start takes, by each engine that a specification can name."""
+    def plan(self, seconds: float = math.inf) -> EnginePlan:
+        """What one hypergradient at the job's start takes, by each engine that a specification can name.
+
+        The job's own comes first; others are probed as long as there is likely time for them.
+        """
+        own = self.engine
         return plan(
             self._problem(0),
             self.initial(),
             optimizer=self._optimizer,
             num_steps=self.spec.training.num_steps,
             key=self._keys(0)[0],
-            engines=list({one.name: one for one in (unrolled(), reversible(), self.engine)}.values()),
+            engines=[own, *(one for one in (reversible(), unrolled()) if one.name != own.name)],
+            seconds=seconds,
         )
 
     def provenance(self) -> dict[str, Any]:

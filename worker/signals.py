@@ -14,9 +14,10 @@ from typing import Any
 
 from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutting_down
 
+from core import device
 from core.config import get_settings
 from core.store.session import close_store, open_store
-from worker import device, health, postmortem
+from worker import health, postmortem
 
 stopping = threading.Event()  # in the child: set once its worker shuts down
 

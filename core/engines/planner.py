@@ -6,8 +6,9 @@ of two shorter trainings of the same problem, carried on along the straight line
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ def plan(
     engines: list[Engine] | None = None,
     device_budget: int | None = None,
     host_budget: int | None = None,
+    seconds: float = math.inf,
 ) -> EnginePlan:
     """Predict every engine's time and memory.
 
@@ -101,6 +103,8 @@ def plan(
         engines: to be compared; all that there are unless given.
         device_budget: bytes that an engine may take beyond what is there already; what is free unless given.
         host_budget: the same of host memory.
+        seconds: of the clock. The first engine is probed in any case, and each other one if there will be time for it,
+            should it take as long as the longest so far.
 
     Raises:
         InvalidProblem: the problem cannot be trained as given, or an argument is none of these; the message names it.
@@ -112,7 +116,7 @@ def plan(
     if engines is None:
         engines = all_engines(run.hyper, run.num_steps)
     engines = [an_engine("one of engines", engine) for engine in engines]
-    probes = [_probed(engine, run) for engine in engines]
+    probes = list(_probes(engines, run, seconds))
     for _ in range(_REPEATS):  # of all in turn: a machine that is disturbed for seconds spoils one time of each
         for probe in probes:
             if isinstance(probe, _Probe):
@@ -207,6 +211,18 @@ def _chosen(
     return _choices[case]
 
 
+def _probes(engines: list[Engine], run: Arguments, seconds: float) -> Iterator[_Probe | CoreError]:
+    """Of each engine in turn, as long as there is time."""
+    began, longest = time.perf_counter(), 0.0
+    for engine in engines:
+        before = time.perf_counter()
+        if before - began + longest > seconds:
+            yield InvalidProblem("there was no time to probe it")
+            continue
+        yield _probed(engine, run)
+        longest = max(longest, time.perf_counter() - before)
+
+
 def _probed(engine: Engine, run: Arguments) -> _Probe | CoreError:
     """A probe, its programs compiled, or why there is none."""
     try:
@@ -224,7 +240,9 @@ class _Probe:
         few = min(_FIRST_STEPS, run.num_steps)
         self._take(few)  # compiles
         briefly = self._take(few)
-        more = int(min(run.num_steps, max(3 * few, few * _PROBE_SECONDS / briefly)))
+        # a power of two: of programs that are kept, another plan of the job finds those of this length
+        times = 2 ** max(2, math.floor(math.log2(_PROBE_SECONDS / briefly)))
+        more = min(run.num_steps, few * times)
         self._seconds = {few: briefly, more: self._take(more)}
 
     def clock(self) -> None:
@@ -245,9 +263,11 @@ class _Probe:
     def _take(self, steps: int) -> float:
         """Seconds of a run of so many steps."""
         problem, hyper, optimizer, num_steps, key = self._run
-        engine = self._engine.shortened(num_steps, steps)
-        cut = Partial(_Cut(num_steps, self._groups, steps), problem.schedule)
-        shorter = Problem(problem.init, problem.inner_loss, problem.outer_loss, cut)
+        engine, shorter = self._engine, problem
+        if steps < num_steps:  # else its programs are those that were compiled to know their memory
+            engine = engine.shortened(num_steps, steps)
+            cut = Partial(_Cut(num_steps, self._groups, steps), problem.schedule)
+            shorter = Problem(problem.init, problem.inner_loss, problem.outer_loss, cut)
         began = time.perf_counter()
         results = engine.many(shorter, hyper, optimizer, steps, key)
         jax.block_until_ready([result[:3] for result in results])

@@ -7,7 +7,8 @@ import sys
 import pytest
 from celery.app.defaults import NAMESPACES, flatten
 
-from worker import device, health
+from core import device
+from worker import health
 from worker.app import RUN_JOB, app
 
 

@@ -1,4 +1,4 @@
-"""What a worker's process must settle before JAX is imported."""
+"""What a process that runs jobs, or foretells them, must settle before JAX is imported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # a resumed job must give the same bits; no effect on CPUs
+_WORTH_KEEPING = (
+    "0.2"  # seconds of compiling: a hypergradient is a dozen programs, few of which take JAX's whole one
+)
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -17,6 +20,7 @@ def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
         environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
     if "JAX_COMPILATION_CACHE_DIR" not in environ and (folder := _private_cache(environ)):
         environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", _WORTH_KEEPING)
 
 
 def _private_cache(environ: MutableMapping[str, str]) -> Path | None:
