@@ -15,6 +15,7 @@ from api.checks import Checker
 from api.dashboard import pages, routes, session
 from api.dashboard.rendering import HERE, Assets
 from api.description import Described
+from api.headers import Defaults
 from api.last_used import LastUsed
 from api.limits import BodyLimit, CookieLimit
 from api.metrics import Metrics, Timed
@@ -88,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     }
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, of=uploads)
     app.add_middleware(CookieLimit, max_bytes=_MAX_COOKIE_BYTES)
+    app.add_middleware(Defaults)
     app.add_middleware(Timed, requests=app.state.metrics.requests)
     errors.install(app)
     routes.install(app)

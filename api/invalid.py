@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from api.schemas.jobs import JobRequest
 
+_NOTHING = "must be None"
 _MAX_ERRORS = 20
 _MAX_SHOWN = 60  # characters of a rejected value
 _BRIEF = reprlib.Repr()  # looks no deeper than a few levels, where repr() itself could run out of stack
@@ -32,13 +33,18 @@ def explain(errors: Sequence[Any], body: Any) -> list[dict[str, Any]]:
         if message not in messages.setdefault(location, []):  # one for each branch of a union
             messages[location].append(message)
     explained = [
-        {"loc": [_named(part) for part in location], "msg": " or ".join(found)}
+        {"loc": [_named(part) for part in location], "msg": " or ".join(_told(found))}
         for location, found in messages.items()
     ]
     left_out = len(explained) - _MAX_ERRORS
     if left_out > 0:
         return [*explained[:_MAX_ERRORS], {"loc": [], "msg": f"and {left_out} more errors"}]
     return explained
+
+
+def _told(messages: list[str]) -> list[str]:
+    """Without that a field may be left out, where there is more to say."""
+    return [one for one in messages if not one.startswith(_NOTHING)] or messages
 
 
 def _in_body(path: Sequence[str | int], kind: str, body: Any) -> Location:
@@ -78,10 +84,15 @@ def _message(error: Any, location: Location) -> str:
         return f"required; {_kinds(location)}"
     if kind == "union_tag_invalid":
         taken = error["ctx"]["expected_tags"].replace("'", "")
-        return f"no kind {_shown(error['ctx']['tag'])} here; must be one of: {taken}"
+        near = difflib.get_close_matches(str(error["ctx"]["tag"]), taken.split(", "), n=1, cutoff=0.7)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        return f"no kind {_shown(error['ctx']['tag'])} here; {meant}must be one of: {taken}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
-    return f"{text.replace('Input should', 'must')}, not {_shown(error['input'])}"
+    said = (
+        text.replace("Input should", "must").replace("a valid tuple", "a list").replace("a valid list", "a list")
+    )
+    return f"{said}, not {_shown(error['input'])}"
 
 
 def _kinds(location: Location) -> str:

@@ -27,6 +27,7 @@ from core.store.session import open_store
 from worker import health
 from worker.collector import Collector
 from worker.publisher import publishing
+from worker.redaction import redacted
 from worker.sender import Sender
 from worker.webhooks import Deliverer
 
@@ -128,7 +129,7 @@ class Janitor:
         """Log a failure, but not the same one twice in a row: an outage would fill the log."""
         if isinstance(error, _DATABASE_AWAY):
             self.let_workers_come_back()
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = redacted(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         if self._failing.get(what) != reason:
             log.warning("%s failed, trying again: %s", what, reason)
         self._failing[what] = reason

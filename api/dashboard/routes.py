@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.status import HTTP_404_NOT_FOUND
 
 from api.dashboard.rendering import page
 from api.deps import PAGE_HEADER
@@ -35,7 +37,7 @@ class Page(APIRoute):
                 places = {str(one["loc"][0]) for one in error.errors()}
                 if "path" in places:
                     return page(request, "missing.html", status=404, detail=f"Nothing is at {request.url.path}.")
-                names = ", ".join(sorted({str(one["loc"][-1]) for one in error.errors()}))
+                names = ", ".join(sorted({str(one["loc"][:2][-1]) for one in error.errors()}))
                 return page(
                     request, "missing.html", status=422, detail=f"The address asks for an impossible {names}."
                 )
@@ -45,22 +47,30 @@ class Page(APIRoute):
 
 def install(app: FastAPI) -> None:
     """Have pages tell what nobody foresaw, and that the database is away. What scripts ask for stays JSON."""
-    kinds: tuple[type[Exception], ...] = (Exception, *OUTAGES)
+    kinds: tuple[type[Exception], ...] = (Exception, HTTPException, *OUTAGES)
     for kind in kinds:
         handle: Any = app.exception_handlers[kind]
         app.add_exception_handler(kind, _on_a_page(handle))
 
 
+def _is_for_people(request: Request) -> bool:
+    """Whether it is answered on a page: where one is, or where nothing is and a browser asks."""
+    if PAGE_HEADER in request.headers or request.url.path.startswith("/v1/"):
+        return False
+    route = request.scope.get("route")
+    return isinstance(route, Page) if route else "text/html" in request.headers.get("accept", "")
+
+
 def _on_a_page(handle: Callable[[Request, Exception], Response]) -> Callable[[Request, Exception], Response]:
     def told(request: Request, error: Exception) -> Response:
         answer = handle(request, error)
-        if not isinstance(request.scope.get("route"), Page) or PAGE_HEADER in request.headers:
+        if not _is_for_people(request):
             return answer
         said = page(
             request,
             "missing.html",
             status=answer.status_code,
-            title="Something went wrong",
+            **({} if answer.status_code == HTTP_404_NOT_FOUND else {"title": "Something went wrong"}),
             detail=json.loads(bytes(answer.body))["detail"],
         )
         for name in {"Connection", "Retry-After"} & set(map(str.title, answer.headers)):

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api.schemas.fields import ID, Number
+from api.schemas.names import printable
 from api.schemas.webhooks import WebhookCreated, WebhookRead, WebhookRequest
 from core.spec import JobSpec
 from core.store.models import Job, State, Webhook
@@ -58,6 +59,11 @@ class JobRequest(JobSpec):
     """A job's specification, and what to do beside it, which decides nothing about its result."""
 
     webhook: WebhookRequest | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_printable(cls, name: str) -> str:
+        return printable(name)
 
     def spec(self) -> JobSpec:
         """The specification alone."""

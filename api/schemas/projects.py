@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.schemas.fields import ID, Number
+from api.schemas.names import printable
 from core.quotas import Quotas
 from core.store.keys import Scope
 from core.store.models import ApiKey
@@ -20,8 +21,8 @@ class KeyCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(
-        "", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="to tell it apart; no control characters"
+    name: Annotated[str, AfterValidator(printable)] = Field(
+        "", max_length=100, description="to tell it apart; printable characters"
     )
     scopes: list[Scope] = Field(
         min_length=1,

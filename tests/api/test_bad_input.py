@@ -264,7 +264,7 @@ BAD_SPECS = {  # changes to a good one: (place of the error, what its message sa
         "only the toy problem has few enough",
     ),
     "name too long": ({"name": "x" * 201}, ["name"], "at most 200 characters"),
-    "name with NUL": ({"name": "a\0b"}, ["name"], "NUL"),
+    "name with NUL": ({"name": "a\0b"}, ["name"], "cannot be seen"),
     "half a surrogate pair": ({"name": "\ud800"}, ["name"], "string"),
     "half a surrogate pair for a field": ({"\ud800": 1}, [], "unicode"),
     "NUL for a field": ({"\0": 1}, ["\0"], "unknown field"),

@@ -52,7 +52,7 @@ def test_jobs_are_found_by_name_and_state(signed_in, client):
     signed_in.get_by_role("link", name="alpha").wait_for(state="detached")
     signed_in.get_by_role("link", name="beta 100%").wait_for()
     assert signed_in.get_by_role("row").count() == 2
-    signed_in.get_by_text("1 jobs are shown").wait_for(state="attached")
+    signed_in.get_by_text("One job is shown").wait_for(state="attached")
     signed_in.reload()
     assert signed_in.get_by_role("searchbox").input_value() == "100%", "the address says what is shown"
     signed_in.get_by_role("searchbox").fill("")
@@ -79,6 +79,34 @@ def test_a_job_is_followed_as_it_learns(signed_in, client, sessions, job):
     numbers = signed_in.locator("section", has=signed_in.get_by_role("heading", name="Losses"))
     numbers.get_by_text("In numbers").click()
     numbers.get_by_role("rowheader", name="outer", exact=True).wait_for()
+
+
+def test_what_is_pressed_or_focused_stays_while_the_page_lives(signed_in, client, sessions, job):
+    lease = claim(sessions, UUID(job["id"]))
+    with sessions.begin() as session:
+        leases.save_start(session, lease, record(0).values, {"initial": FOUND}, {"device": "cpu"})
+    signed_in.goto(f"/jobs/{job['id']}")
+    pause = signed_in.get_by_role("button", name="Pause")
+    pause.hover()
+    signed_in.mouse.down()
+    signed_in.get_by_role("button", name="Cancel").focus()
+    for number in range(2):
+        with sessions.begin() as session:
+            leases.save_iteration(session, lease, record(number))
+        signed_in.locator("#facts").get_by_text(f"{number + 1} of 4 meta-iterations").wait_for()
+    assert signed_in.evaluate("document.activeElement.id") == "cancel"
+    signed_in.mouse.up()
+    signed_in.get_by_text("will be paused").wait_for()
+
+
+def test_nothing_chosen_is_not_compared(signed_in, job):
+    signed_in.goto("/")
+    signed_in.get_by_role("button", name="Compare chosen").click()
+    signed_in.get_by_text("Choose jobs first").wait_for()
+    assert signed_in.url.endswith("/")
+    signed_in.get_by_role("checkbox").first.check()
+    signed_in.get_by_role("button", name="Compare chosen").click()
+    signed_in.wait_for_url("**/compare?**")
 
 
 def test_pictures_are_drawn(signed_in, sessions, job):

@@ -262,19 +262,20 @@ once(submit, async () => {
 
 once(document.getElementById("plan"), async () => {
   const place = document.getElementById("planned");
-  place.textContent = "Looking …";
+  place.textContent = "Compiling and timing a few steps, for a minute at most …";
+  place.scrollIntoView({ block: "nearest" });
   const plan = await send("?dry_run=true");
   place.textContent = "";
-  if (!plan) return;
+  if (!plan) { mistakes.scrollIntoView({ block: "nearest" }); return; }
   const seconds = (value) => (value === null ? "–" : `${value.toPrecision(3)} s`);
   const bytes = (value) => (value === null ? "–" : `${(value / 1e6).toPrecision(3)} MB`);
   const table = element("table");
   const head = table.createTHead().insertRow();
-  for (const title of ["engine", "a hypergradient", "the job", "device", "host"]) head.append(element("th", { textContent: title, scope: "col" }));
+  for (const title of ["engine", "a hypergradient", "the job", "device", "host", ""]) head.append(element("th", { textContent: title, scope: "col" }));
   const body = table.createTBody();
   for (const one of plan.engines) {
     const row = body.insertRow();
-    for (const value of [one.name, seconds(one.seconds), seconds(one.job_seconds), bytes(one.device_bytes), bytes(one.host_bytes)]) row.insertCell().textContent = value;
+    for (const value of [one.name, seconds(one.seconds), seconds(one.job_seconds), bytes(one.device_bytes), bytes(one.host_bytes), one.remark]) row.insertCell().textContent = value;
   }
   const head2 = `${plan.num_hyperparameters.toLocaleString()} hyperparameters, ${plan.hypergradients} hypergradients by ${plan.engine}, on ${plan.machine}`;
   place.append(element("p", { textContent: head2 }), element("div", { className: "scroll", tabIndex: 0 }, table));

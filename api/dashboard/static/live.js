@@ -41,25 +41,15 @@ function localTimes(within) {
   }
 }
 
-// Which of a part's controls it is, whatever replaces it.
-function mark(one) {
-  return [one.id, one.name, one.value, one.dataset.post, one.dataset.delete, one.getAttribute("href"), one.className].join("|");
-}
-
+// What is in the page already stays where it is, and only what differs is changed: a button that is being pressed, the
+// focus, and what the reader has chosen are not taken away.
 function replace(part, text) {
   if (text === part.shown) return;
-  const controls = "a, button, input, [tabindex]";
-  const focused = part.contains(document.activeElement) ? mark(document.activeElement) : null;
-  const chosen = new Set([...part.querySelectorAll("input:checked")].map((box) => box.value));
-  const scrolled = part.querySelector(".scroll")?.scrollLeft ?? 0;
-  part.innerHTML = text;
+  const focused = part.contains(document.activeElement);
+  Idiomorph.morph(part, text, { morphStyle: "innerHTML", callbacks: { beforeAttributeUpdated: (name) => name !== "checked" } });
   part.shown = text;
-  for (const box of part.querySelectorAll("input[type=checkbox]")) box.checked = chosen.has(box.value);
-  if (part.querySelector(".scroll")) part.querySelector(".scroll").scrollLeft = scrolled;
   localTimes(part);
-  if (focused === null) return;
-  const all = [...part.querySelectorAll(controls)];
-  (all.find((one) => mark(one) === focused) ?? part.querySelector("button, a"))?.focus({ preventScroll: true });
+  if (focused && !part.contains(document.activeElement)) part.querySelector("button, a")?.focus({ preventScroll: true });
 }
 
 // One request at a time for each part: an older answer must not overtake a newer one. Tells whether it came.
@@ -110,7 +100,7 @@ function follow(facts) {
       const before = state().state;
       if (!(await refresh(facts))) { again ??= setTimeout(() => { again = null; changed(); }, delay); return; }
       const now = state();
-      if (now.state !== before) notify(`The job is ${now.state}.`);
+      if (now.state !== before && now.state !== "running") notify(`The job is ${now.state}.`);
       document.dispatchEvent(new CustomEvent("retrograd:changed", { detail: { event: Number(now.event), ended: ENDS.has(now.state) } }));
     }, 250);
   };
