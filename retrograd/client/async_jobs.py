@@ -63,11 +63,11 @@ class AsyncJob(SeenJob):
     async def hyperparameters(self, iteration: str | int = "best") -> Hyperparameters:
         return await self._carrier.run(send(calls.hyperparameters(self.id, iteration)))
 
-    async def download(self, path: Path | str, iteration: str | int = "best", format: str = "json") -> Path:
-        return await self._carrier.run(exchanges.save(calls.download(self.id, iteration, format), path))
+    async def download(self, path: Path | str, iteration: str | int = "best", format: str | None = None) -> Path:
+        return await self._carrier.run(exchanges.download(self.id, path, iteration, format))
 
-    async def download_curves(self, path: Path | str, format: str = "csv") -> Path:
-        return await self._carrier.run(exchanges.save(calls.download_curves(self.id, format), path))
+    async def download_curves(self, path: Path | str, format: str | None = None) -> Path:
+        return await self._carrier.run(exchanges.download_curves(self.id, path, format))
 
     async def trials(self) -> Rows:
         return await self._carrier.run(send(calls.list_trials(self.id)))

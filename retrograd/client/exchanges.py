@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from retrograd.client import calls, uploads
+from retrograd.client import calls, files, uploads
 from retrograd.client.call import Call, Json
 from retrograd.client.progress import Progress, shown
 from retrograd.client.retries import ATTEMPTS, PATIENT, Retries
@@ -133,27 +133,37 @@ def events(job_id: str, after: int) -> Telling[Json]:
 def save(call: Call[bytes], path: Path | str) -> Steps[Path]:
     """The file that was saved. It appears only once it is complete; what is cut off is fetched anew."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     retries = Retries(call)
-    try:
+    with files.whole(path) as file:
         while True:
             try:
                 opened = yield from _answer(Open(call, "bytes"), retries)
-                with unfinished.open("wb") as file:
-                    while (piece := (yield Next(opened))) is not None:
-                        file.write(piece)
-                return unfinished.replace(path)
+                file.seek(0)
+                file.truncate()
+                while (piece := (yield Next(opened))) is not None:
+                    file.write(piece)
+                return path
             except httpx.TransportError as error:
                 pause = retries.lost(error)
             yield Pause(pause)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def download(job_id: str, path: Path | str, iteration: str | int, format: str | None) -> Steps[Path]:
+    """The file in which what the job has learned was saved."""
+    format = files.format_of(path, format, ("json", "npz"))
+    return (yield from save(calls.download(job_id, iteration, format), path))
+
+
+def download_curves(job_id: str, path: Path | str, format: str | None) -> Steps[Path]:
+    """The file in which the table of the job's meta-iterations was saved."""
+    format = files.format_of(path, format, ("csv", "parquet", "json"))
+    return (yield from save(calls.download_curves(job_id, format), path))
 
 
 def upload_dataset(data: uploads.Data, name: str, columns: Mapping[str, Any] | None) -> Steps[Json]:
     """What the server found in the data."""
-    with uploads.files_of(data) as files:
-        return (yield from send(calls.upload_dataset(files, name, columns)))
+    with uploads.files_of(data) as parts:
+        return (yield from send(calls.upload_dataset(parts, name, columns)))
 
 
 def upload_program(program: Path | str | bytes, name: str) -> Steps[Json]:

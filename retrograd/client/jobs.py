@@ -91,13 +91,21 @@ class Job(SeenJob):
         """
         return self._carrier.run(send(calls.hyperparameters(self.id, iteration)))
 
-    def download(self, path: Path | str, iteration: str | int = "best", format: str = "json") -> Path:
-        """Save the result document (json) or its arrays (npz); `path` appears only once it is complete."""
-        return self._carrier.run(exchanges.save(calls.download(self.id, iteration, format), path))
+    def download(self, path: Path | str, iteration: str | int = "best", format: str | None = None) -> Path:
+        """Save the result document (json) or its arrays (npz): as the path ends, unless `format` says it.
 
-    def download_curves(self, path: Path | str, format: str = "csv") -> Path:
-        """Save a table of its meta-iterations, with the certificates' numbers and diagnostics: csv, parquet or json."""
-        return self._carrier.run(exchanges.save(calls.download_curves(self.id, format), path))
+        A file that is there is replaced, once the new one is complete.
+
+        Raises:
+            ValueError: the path ends in one of them, and `format` is the other.
+        """
+        return self._carrier.run(exchanges.download(self.id, path, iteration, format))
+
+    def download_curves(self, path: Path | str, format: str | None = None) -> Path:
+        """Save a table of its meta-iterations, with the certificates' numbers and diagnostics: csv, parquet or json, as
+        the path ends, unless `format` says it.
+        """
+        return self._carrier.run(exchanges.download_curves(self.id, path, format))
 
     def trials(self) -> Rows:
         """What a warm start tried before the descent."""

@@ -21,7 +21,7 @@ from retrograd.cli.overrides import Setting, override
 from retrograd.cli.render import losses_table, precise, size
 from tests.api.test_jobs import work
 from tests.builders import document
-from tests.retrograd.client.test_requests import BUSY, JOB, serving
+from tests.retrograd.client.test_requests import BUSY, ID, JOB, OTHER, serving
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_a_job_that_refuses_does_not_hinder_the_others(at, client):
 
 
 def test_what_was_done_is_told_though_the_server_went_away(at, monkeypatch):
-    jobs = [JOB | {"id": f"{number:036}"} for number in range(2)]
+    jobs = [JOB | {"id": one} for one in (ID, OTHER)]
     done = jobs[0] | {"state": "cancelled"}
     with serving(*[(200, job) for job in jobs], (202, done), None) as (url, _):
         monkeypatch.setenv("RETROGRAD_URL", url)
