@@ -13,6 +13,7 @@ from core.errors import CoreError
 from retrograd.cli.app import app
 from retrograd.cli.changes import cancel, delete, pause, resume, retry
 from retrograd.cli.completion import completion
+from retrograd.cli.console import tolerate
 from retrograd.cli.datasets import datasets
 from retrograd.cli.doctor import doctor
 from retrograd.cli.exits import Exit
@@ -54,6 +55,7 @@ app.add_typer(programs)
 
 def main() -> None:
     """Run one command. What can go wrong ends in one paragraph and a status of `Exit`, not in a traceback."""
+    tolerate()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -12,6 +12,7 @@ from retrograd.cli.app import AsJson, Folder, connect
 from retrograd.cli.completion import dataset_ids
 from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import columns_table, datasets_table, rows_table, told
+from retrograd.client.printable import one_line
 
 
 class Task(StrEnum):
@@ -89,7 +90,7 @@ def show(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> No
     if as_json:
         print_json(found)
         return
-    out.print(f"{found['id']} {found['name']}")
+    out.print(f"{found['id']} {one_line(found['name'])}")
     out.print(f"{' × '.join(map(str, found['inputs']['shape']))} {found['inputs']['dtype']}, {told(found)}")
     if found["table"]:
         out.print(columns_table(found["table"]))

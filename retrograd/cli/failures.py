@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import typer
 from rich.text import Text
 
 from core.errors import CoreError
+from retrograd.cli.console import as_json as in_json
 from retrograd.cli.console import complain, err
 from retrograd.cli.exits import Exit, of_http
 from retrograd.cli.mistakes import Refused
@@ -76,7 +76,7 @@ class Failure:
         """One paragraph, or one JSON object, on standard error."""
         if as_json:
             told = {"code": self.code, "message": self.message, "errors": self.errors}
-            sys.stderr.write(json.dumps({"error": told}, ensure_ascii=False) + "\n")
+            sys.stderr.write(in_json({"error": told}, sys.stderr) + "\n")
         else:
             complain(self.message if self.shown is None else self.shown)
 

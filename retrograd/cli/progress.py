@@ -21,7 +21,8 @@ def follow(job: Job, check: Callable[[], None] = lambda: None) -> None:
     if not err.is_terminal:
         job.wait(progress=_lines(tell, check))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[news]}"))
+    said, news = (TextColumn(one, markup=False) for one in ("{task.description}", "{task.fields[news]}"))
+    columns = (said, BarColumn(_BAR_WIDTH), news)
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("queued", total=None, news="")
 

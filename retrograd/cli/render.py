@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
+from retrograd.client.printable import one_line
+
 Json = Mapping[str, Any]
 
 _SHOWN_COLUMNS = 8  # of a table's rows
@@ -22,9 +24,26 @@ STYLES = {
 }
 
 
-def listing(first: str, *others: str) -> Table:
+class Rows(Table):
+    """A table whose cells are lines: what others have named with a line end in it begins no row."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Cells are text."""
+        super().add_row(*map(_cell, cells), **options)
+
+
+def _cell(cell: Any) -> Any:
+    if isinstance(cell, Text):
+        cell.plain = one_line(cell.plain)
+        return cell
+    return one_line(cell) if isinstance(cell, str) else cell
+
+
+def listing(first: str | Column, *others: str | Column) -> Rows:
     """A table without lines. What names a row, in its first column, is whole where there is any room for it."""
-    return Table(Column(first, no_wrap=True), *others, box=None, pad_edge=False)
+    return Rows(
+        Column(first, no_wrap=True) if isinstance(first, str) else first, *others, box=None, pad_edge=False
+    )
 
 
 def number(value: float | None) -> str:
@@ -52,7 +71,7 @@ def event_line(event: Json) -> Text:
         f"{name} {number(one) if isinstance(one, float) else one}" for name, one in event["data"].items()
     )
     what = f"  {event['kind'].replace('_', ' '):<16}  {said}".rstrip()
-    return Text.assemble((when(event["created_at"]), "dim"), what)
+    return Text.assemble((one_line(when(event["created_at"])), "dim"), one_line(what))
 
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
@@ -74,7 +93,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
 
 def state(job: Json) -> Text:
     """In its colour."""
-    return Text(job["state"], STYLES[job["state"]])
+    return Text(one_line(job["state"]), STYLES.get(job["state"], ""))
 
 
 def facts(rows: Mapping[str, Any]) -> Table:
@@ -262,7 +281,7 @@ def told(dataset: Json) -> str:
 
 def columns_table(table: Json) -> Table:
     """One line a column of the table that a data set was made of."""
-    shown = Table("column", "role", "type", "missing", "mean", "deviation", "values", box=None, pad_edge=False)
+    shown = Rows("column", "role", "type", "missing", "mean", "deviation", "values", box=None, pad_edge=False)
     for column in table["columns"]:
         categories = [one["value"] for one in column["categories"] or ()]
         if column["role"] == "target":
@@ -280,7 +299,7 @@ def rows_table(table: Json) -> Table:
     """The first rows of the table that a data set was made of."""
     columns = [column["name"] for column in table["columns"]][:_SHOWN_COLUMNS]
     more = [f"and {table['num_columns'] - len(columns)} more"] if table["num_columns"] > len(columns) else []
-    shown = Table(*columns, *more, box=None, pad_edge=False)
+    shown = Rows(*map(one_line, columns), *more, box=None, pad_edge=False)
     for row in table["rows"]:
         shown.add_row(*row[:_SHOWN_COLUMNS])
     return shown

@@ -12,6 +12,7 @@ import typer
 from retrograd.cli.app import AsJson, Folder, JobName, connect, find_job
 from retrograd.cli.console import out, print_json
 from retrograd.client.files import format_of, stays, whole
+from retrograd.client.printable import one_line
 from retrograd.exports import Framework
 
 Iteration = Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")]
@@ -135,7 +136,7 @@ def figures(
                 file.write(found.figure(figure["name"], format))
             saved.append({"name": figure["name"], "title": figure["title"], "path": str(path)})
             if not as_json:
-                out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
+                out.print(f"Saved {path}: {one_line(figure['title'])}", soft_wrap=True)
     if as_json:
         print_json(saved)
     elif not saved:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from core.errors import CoreError
+from retrograd.client.printable import printable
 
 
 class ApiError(CoreError):
@@ -26,12 +27,12 @@ class ApiError(CoreError):
         errors: list[dict[str, Any]] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        self.status, self.code, self.errors = status, code, errors or []  # type: ignore[misc]
+        self.status, self.code, self.errors = status, printable(code), errors or []  # type: ignore[misc]
         self.retry_after = retry_after
         if self.errors:  # one field a line; the detail is the same in one line
             fields = [f"\n  {'.'.join(map(str, one['loc'])) or 'job'}: {one['msg']}" for one in self.errors]
             detail = "the server refused the request" + "".join(fields)
-        super().__init__(f"{detail} ({code}, HTTP {status})")
+        super().__init__(printable(f"{detail} ({code}, HTTP {status})"))
 
 
 class ServerUnreachable(CoreError):  # noqa: N818 - named for what happened
