@@ -46,7 +46,7 @@ def _lines(tell: _Teller, check: Callable[[], None]) -> Callable[[Job], None]:
 
     def show(job: Job) -> None:
         progress = job["progress"]
-        place = (job["state"], 10 * progress["meta_iteration"] // progress["of"], tell.phase(job))
+        place = (job["state"], 10 * progress["meta_iteration"] // max(progress["of"], 1), tell.phase(job))
         if place not in shown:
             shown.add(place)
             err.print(f"{job['state']}: {tell.news(job)}", soft_wrap=True)

@@ -124,4 +124,4 @@ class AsyncJobs:
         return await self._carrier.run(exchanges.cancel_jobs(state, preset))
 
     def _listed(self, row: Json) -> AsyncJob:
-        return AsyncJob(self._carrier, Seen(row))
+        return AsyncJob(self._carrier, Seen.read(row))

@@ -14,7 +14,8 @@ from retrograd.client.printable import printable
 class ApiError(CoreError):
     """The API said no. `code` and `status` are for programs; `errors` lists the fields of a bad spec.
 
-    `retry_after` is in how many seconds the server wants to be asked again, where it said so.
+    `status` is 0 where an answer could not even be unpacked. `retry_after` is in how many seconds the server wants to
+    be asked again, where it said so.
     """
 
     code = "api_error"
@@ -32,7 +33,8 @@ class ApiError(CoreError):
         if self.errors:  # one field a line; the detail is the same in one line
             fields = [f"\n  {'.'.join(map(str, one['loc'])) or 'job'}: {one['msg']}" for one in self.errors]
             detail = "the server refused the request" + "".join(fields)
-        super().__init__(printable(f"{detail} ({code}, HTTP {status})"))
+        named = f"{code}, HTTP {status}" if status else code
+        super().__init__(printable(f"{detail} ({named})"))
 
 
 class ServerUnreachable(CoreError):  # noqa: N818 - named for what happened
@@ -52,10 +54,11 @@ def refusal(answer: httpx.Response) -> ApiError | None:
     if answer.is_success or answer.status_code == httpx.codes.NOT_MODIFIED:
         return None
     status, seconds = answer.status_code, _retry_after(answer)
-    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError, RecursionError):
         problem = answer.json()
         detail = str(problem.get("detail") or problem["title"])
-        return ApiError(status, str(problem["code"]), detail, problem.get("errors"), seconds)
+        errors = [{**one, "loc": list(one["loc"]), "msg": str(one["msg"])} for one in problem.get("errors") or ()]
+        return ApiError(status, str(problem["code"]), detail, errors, seconds)
     detail = f"{answer.request.url} answered {answer.reason_phrase or 'without a reason'}"
     return ApiError(status, "unexpected_answer", detail, retry_after=seconds)
 
@@ -63,13 +66,23 @@ def refusal(answer: httpx.Response) -> ApiError | None:
 def unreachable(error: httpx.TransportError) -> ServerUnreachable:
     """A request that was not answered, however often it was sent."""
     return ServerUnreachable(
-        f"{_server(error)} does not answer ({error or type(error).__name__}); is the server "
+        f"{_server(error.request)} does not answer ({error or type(error).__name__}); is the server "
         "running? `retrograd up` starts one here, RETROGRAD_URL names another"
     )
 
 
-def _server(error: httpx.TransportError) -> str:
-    url = error.request.url
+def stranger(request: httpx.Request, status: int) -> ApiError:
+    """An answer that makes no sense here."""
+    return ApiError(
+        status,
+        "not_retrograd",
+        f"{_server(request)} does not answer like a Retrograd server of this version; check the address, and that the "
+        "server and this client are of one version",
+    )
+
+
+def _server(request: httpx.Request) -> str:
+    url = request.url
     return f"{url.scheme}://{url.netloc.decode()}"
 
 

@@ -181,4 +181,4 @@ class Jobs:
         return self._carrier.run(exchanges.cancel_jobs(state, preset))
 
     def _listed(self, row: Json) -> Job:
-        return Job(self._carrier, Seen(row))
+        return Job(self._carrier, Seen.read(row))

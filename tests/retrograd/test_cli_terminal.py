@@ -177,3 +177,14 @@ def test_json_is_json_in_every_encoding(encoding):
         text = as_json(document, Stream, indent=2)
         assert json.loads(text.encode(encoding)) == document
         assert not harmful(text)
+
+
+def test_states_and_lengths_that_nobody_knows_end_no_command(at):
+    job = FULL | {"state": "[dreaming]", "progress": {"meta_iteration": 0, "of": 0, "eta_seconds": None}}
+    for arguments, answers in ((["ls"], [page(job)]), (["show"], [page(job), (200, job)])):
+        status, out, _ = at(answers, *arguments)
+        assert (status, "[dreaming]" in out) == (0, True)
+    ended = job | {"state": "cancelled", "error": None}
+    status, _, said = at([page(job), (200, job), (200, ended)], "watch")
+    assert status == 1
+    assert "[dreaming]: meta-iteration 0/0" in said

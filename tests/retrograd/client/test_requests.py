@@ -388,7 +388,7 @@ def test_without_a_server_the_remedy_is_named(connect):
 
 
 def test_the_folder_leads_to_the_server_and_its_key_goes_nowhere_else(monkeypatch, connect):
-    with serving(*[(200, {"data": []})] * 4) as (url, seen):
+    with serving(*[(200, {"data": [], "next": None})] * 4) as (url, seen):
         home = Home()
         home.make()
         key = home.ensure_api_key()
