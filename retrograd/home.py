@@ -90,6 +90,6 @@ def write_private(path: Path, text: str) -> None:
 
 def _text_of(path: Path) -> str | None:
     try:
-        return path.read_text().strip() or None
+        return path.read_text(errors="replace").strip() or None
     except FileNotFoundError:
         return None

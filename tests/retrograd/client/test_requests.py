@@ -100,7 +100,8 @@ def test_it_does_not_go_on_for_ever(connect, pauses):
     "url",
     [
         *("localhost:8000", "127.0.0.1", "ftp://127.0.0.1", "/v1"),
-        *("http://host:abc", "http://host:99999", "http://[::1", "http://", "http://host\n"),
+        *("http://host:abc", "http://host:99999", "http://[::1", "http://", "http://ho\nst"),
+        *("http://a..b/", "http://" + "a" * 300, "http://xn--.invalid/", "http://.", "http://\ud800"),
     ],
 )
 def test_an_address_says_how_it_is_spoken_to(connect, url):
@@ -108,6 +109,51 @@ def test_an_address_says_how_it_is_spoken_to(connect, url):
         ServerUnreachable, match=re.escape(f"{url!r} is no address of a server; write it as http://")
     ):
         connect(url)
+
+
+def test_space_around_an_address_is_none_of_it(connect):
+    with serving((200, JOB)) as (url, seen):
+        assert connect(f" {url}/\n").jobs.get(ID).id == ID
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("http://me:hunter2@host:8000", "'http://…@host:8000' holds a name or a password"),
+        ("http://hunter2@host/v", "'http://…@host/v' holds a name or a password"),
+        ("http://me:hunter2@", "'http://…@' is no address of a server"),
+        ("me:hunter2@host", "'…@host' is no address of a server"),
+        ("http://me:hun@ter2@host:abc", "'http://…@host:abc' is no address of a server"),
+        ("http://host/?token=hunter2", "'http://host/?…' goes on after its path"),
+        ("http://host#hunter2", "'http://host#…' goes on after its path"),
+    ],
+)
+def test_what_is_nobodys_business_in_an_address_is_not_repeated(connect, given, says):
+    with pytest.raises(ServerUnreachable, match=re.escape(says)) as caught:
+        connect(given)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value, chain=True))
+    assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "named", ["http://elsewhere.example", "http://10.0.0.1:8000", "http://127.0.0.1.example", "x"]
+)
+def test_a_folder_names_no_server_elsewhere(connect, monkeypatch, named):
+    monkeypatch.setenv("RETROGRAD_API_KEY", "rg_mine")
+    Home().make()
+    Home().url_file.write_text(named)
+    with pytest.raises(ServerUnreachable, match="is not on this machine|is no address of a server"):
+        connect()
+    monkeypatch.setenv("RETROGRAD_URL", "http://elsewhere.example")  # which is the user's own word
+    connect()
+
+
+@pytest.mark.parametrize("named", ["http://127.0.0.1:9", "http://localhost:9", "http://[::1]:9"])
+def test_a_folder_names_servers_of_this_machine(connect, named):
+    Home().make()
+    Home().url_file.write_text(named)
+    connect()
 
 
 @pytest.mark.parametrize("given", ["rg_sec\nret", "rg_sec…ret", "rg_sec\x00ret"])
