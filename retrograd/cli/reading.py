@@ -27,7 +27,10 @@ def read_file(name: str) -> tuple[dict[str, Any], Written, Node]:
         Refused: it is no JSON object, or none that can be sent.
     """
     shown = "stdin" if name == "-" else name
-    data = sys.stdin.buffer.read() if name == "-" else File(name).read_bytes()
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else File(name).read_bytes()
+    except OSError as error:
+        raise Refused(shown, [Mistake(_unread(name, error), (), Written(shown, ""))]) from error
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
@@ -103,6 +106,13 @@ def _string(token: str) -> str:
 
 def _is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _unread(name: str, error: OSError) -> str:
+    from core import presets  # loads the specification: only where it helps
+
+    meant = f"; did you mean --preset {name}?" if name in presets.names() else ""
+    return f"cannot be read: {error.strerror or error}{meant}"
 
 
 def _why(error: json.JSONDecodeError) -> str:

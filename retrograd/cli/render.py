@@ -60,6 +60,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def count(number: int, what: str) -> str:
+    """As many of something."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def when(time: str) -> str:
     """A time of the API's, to the second."""
     return time[:19].replace("T", " ")
@@ -76,7 +81,10 @@ def event_line(event: Json) -> Text:
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
     """One line a job."""
-    table = listing("job", "name", "state", "done", "outer loss", "best", "left")
+    state_and_done = (
+        Column(name, no_wrap=True) for name in ("state", "done")
+    )  # where room is scarce, names give way
+    table = listing("job", "name", *state_and_done, "outer loss", "best", "left")
     for job in jobs:
         progress = job["progress"]
         table.add_row(
@@ -157,14 +165,15 @@ def outcome(job: Json) -> list[Table | str]:
     if job["state"] != "succeeded":
         return []
     done, kind = job["progress"]["meta_iteration"], job["spec"]["kind"]
+    learned = count(job["num_hyperparameters"], "hyperparameter")
     if kind == "hypergradient":
-        head = f"{done} hypergradients with respect to {job['num_hyperparameters']} hyperparameters."
+        head = f"{count(done, 'hypergradient')} with respect to {learned}."
     elif kind == "scan":
-        head = f"{done} values of {job['spec']['scan']['hyperparameter']} visited."
+        head = f"{count(done, 'value')} of {job['spec']['scan']['hyperparameter']} visited."
     else:
-        head = f"Learned {job['num_hyperparameters']} hyperparameters in {done} meta-iterations."
+        head = f"Learned {learned} in {count(done, 'meta-iteration')}."
     return [
-        f"{head} Mean losses over {job['spec']['meta']['evaluation_seeds']} evaluation seeds:",
+        f"{head} Mean losses over {count(job['spec']['meta']['evaluation_seeds'], 'evaluation seed')}:",
         losses_table(job),
         certificate_line(job["certificate"]),
     ]
@@ -308,9 +317,9 @@ def rows_table(table: Json) -> Table:
 def _iterations(preset: Json) -> str:
     if preset["kind"] == "scan":
         scan = preset["scan"]
-        return f"{len(scan['values'] or ()) or scan['num']} points"
+        return count(len(scan["values"] or ()) or scan["num"], "point")
     if preset["kind"] == "hypergradient":
-        return f"{preset['seeds']['count']} seeds"
+        return count(preset["seeds"]["count"], "seed")
     return str(preset["meta"]["num_iterations"])
 
 
@@ -336,8 +345,9 @@ def plan_details(plan: Json) -> list[Table | str]:
         else plan["engine"]
     )
     return [
-        f"{plan['num_hyperparameters']} hyperparameters, {plan['num_iterations']} meta-iterations, "
-        f"{plan['hypergradients']} hypergradients, at most {plan['trainings']} trainings for evaluation and search.",
+        f"{count(plan['num_hyperparameters'], 'hyperparameter')}, {count(plan['num_iterations'], 'meta-iteration')}, "
+        f"{count(plan['hypergradients'], 'hypergradient')}, at most {count(plan['trainings'], 'training')} for "
+        "evaluation and search.",
         f"Engine: {takes}.",
         table,
         f"Times are those of the server's own machine ({plan['machine']}), without compilation and without the "

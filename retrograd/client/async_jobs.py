@@ -99,14 +99,15 @@ class AsyncJobs:
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         return AsyncJob(
-            self._carrier, await self._carrier.run(send(calls.create_job(spec, preset, idempotency_key)))
+            self._carrier,
+            await self._carrier.run(exchanges.create_job(calls.create_job(spec, preset, idempotency_key), preset)),
         )
 
     async def plan(self, spec: JobSpec | Mapping[str, Any]) -> Json:
         return await self._carrier.run(send(calls.plan(spec)))
 
     async def get(self, job_id: str) -> AsyncJob:
-        return AsyncJob(self._carrier, await self._carrier.run(send(calls.get_job(job_id))))
+        return AsyncJob(self._carrier, await self._carrier.run(exchanges.get_job(job_id)))
 
     async def list(
         self, limit: int = 20, *, state: str | None = None, search: str | None = None, preset: str | None = None

@@ -63,7 +63,7 @@ class AsyncPresets:
         return await self._carrier.run(exchanges.preset_names())
 
     async def get(self, name: str) -> Json:
-        return await self._carrier.run(send(calls.get_preset(name)))
+        return await self._carrier.run(exchanges.get_preset(name))
 
 
 class AsyncKeys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
@@ -263,4 +264,11 @@ def _path(root: str, *more: str) -> str:
 
 
 def _document(spec: JobSpec | Mapping[str, Any]) -> Mapping[str, Any]:
-    return spec if isinstance(spec, Mapping) else spec.model_dump(mode="json", exclude_unset=True)
+    if isinstance(spec, Mapping):
+        return spec
+    if not hasattr(spec, "model_dump"):
+        raise TypeError(
+            f"spec: a job is a dict or a JobSpec, and not {reprlib.repr(spec)}; a preset is named by "
+            'jobs.create(preset="…"), and a file is loaded by json.loads(Path("…").read_text())'
+        )
+    return spec.model_dump(mode="json", exclude_unset=True)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import httpx
 
 from core.errors import CoreError
 from retrograd.client.printable import printable
+
+_ID = 36
+_TUPLE = re.compile(r"\btuple\b")
+_REMEDIES = {"unauthorized": "give one of this server's as Client(api_key=…) or RETROGRAD_API_KEY"}
 
 
 class ApiError(CoreError):
@@ -43,6 +50,17 @@ class ServerUnreachable(CoreError):  # noqa: N818 - named for what happened
     code = "server_unreachable"
 
 
+class IncompleteId(CoreError, ValueError):  # noqa: N818
+    """What is given as the id of a job is none, or not all of it."""
+
+    code = "incomplete_id"
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"{given!r} is no whole id of a job, which has {_ID} characters; `client.jobs.list()` has jobs with theirs"
+        )
+
+
 class InvalidKey(CoreError):  # noqa: N818
     """What is given as an API key can be none. Its text is not repeated."""
 
@@ -57,10 +75,31 @@ def refusal(answer: httpx.Response) -> ApiError | None:
     with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError, RecursionError):
         problem = answer.json()
         detail = str(problem.get("detail") or problem["title"])
-        errors = [{**one, "loc": list(one["loc"]), "msg": str(one["msg"])} for one in problem.get("errors") or ()]
-        return ApiError(status, str(problem["code"]), detail, errors, seconds)
+        errors = [
+            {**one, "loc": list(one["loc"]), "msg": _plain(str(one["msg"]))} for one in problem.get("errors") or ()
+        ]
+        return ApiError(status, code := str(problem["code"]), _helpful(code, _plain(detail)), errors, seconds)
     detail = f"{answer.request.url} answered {answer.reason_phrase or 'without a reason'}"
     return ApiError(status, "unexpected_answer", detail, retry_after=seconds)
+
+
+def unknown_preset(error: ApiError, name: str, known: Sequence[str]) -> ApiError:
+    """The same, with the name that may be meant."""
+    near = get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    detail = f"no preset {name!r}; {meant}`client.presets.names()` has all"
+    return ApiError(error.status, error.code, detail, retry_after=error.retry_after)
+
+
+def _helpful(code: str, detail: str) -> str:
+    """With a remedy that is this client's, where the server's is of HTTP."""
+    remedy = _REMEDIES.get(code)
+    return f"{detail.partition(';')[0]}; {remedy}" if remedy else detail
+
+
+def _plain(text: str) -> str:
+    """Without words of the library that the server checks by."""
+    return _TUPLE.sub("list", text.replace("Value error, ", ""))
 
 
 def unreachable(error: httpx.TransportError) -> ServerUnreachable:

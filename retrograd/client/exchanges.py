@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import httpx
 
 from retrograd.client import calls, files, uploads
-from retrograd.client.call import Call, Json, Page, understood
+from retrograd.client.call import Call, Json, Page, Seen, is_id, understood
 from retrograd.client.call import event as told
-from retrograd.client.errors import stranger
+from retrograd.client.errors import ApiError, IncompleteId, stranger, unknown_preset
 from retrograd.client.progress import Progress, shown
 from retrograd.client.retries import ATTEMPTS, PATIENT, Retries
 from retrograd.client.seen import SeenJob
@@ -63,6 +63,27 @@ def each(call: Call[Page], make: Callable[[Json], T]) -> Telling[T]:
         if after is None:
             return
         call = _after(call, after)
+
+
+def get_job(job_id: str) -> Steps[Seen]:
+    """The job of this id.
+
+    Raises:
+        IncompleteId: it is none.
+    """
+    if not is_id(job_id):
+        raise IncompleteId(job_id)
+    return (yield from send(calls.get_job(job_id)))
+
+
+def create_job(call: Call[Seen], preset: str | None) -> Steps[Seen]:
+    """The job that was created, of a preset if one is named."""
+    return (yield from (send(call) if preset is None else _of_preset(call, preset)))
+
+
+def get_preset(name: str) -> Steps[Json]:
+    """The specification."""
+    return (yield from _of_preset(calls.get_preset(name), name))
 
 
 def look(job: J, attempts: int = ATTEMPTS, deadline: float = math.inf) -> Steps[J]:
@@ -188,6 +209,18 @@ def upload_program(program: Path | str | bytes, name: str) -> Steps[Json]:
     """What the server found in the program."""
     with uploads.file_of(program) as file:
         return (yield from send(calls.upload_program(file, name)))
+
+
+def _of_preset(call: Call[T], name: str) -> Steps[T]:
+    """What the answer says. Of a preset that is unknown, the name that may be meant is told."""
+    try:
+        return (yield from send(call))
+    except ApiError as error:
+        if error.code not in ("unknown_preset", "invalid_parameter"):
+            raise
+        from core import presets  # loads the specification: only where it helps
+
+        raise unknown_preset(error, name, presets.names()) from error
 
 
 def _answer(step: Send | Open, retries: Retries) -> Steps[Any]:

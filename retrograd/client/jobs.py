@@ -149,15 +149,18 @@ class Jobs:
             idempotency_key: of this creation: up to 255 printable characters. The same key and job within 24 hours, by
                 whatever process, give the job that there is already. A new one unless given.
         """
-        return Job(self._carrier, self._carrier.run(send(calls.create_job(spec, preset, idempotency_key))))
+        return Job(
+            self._carrier,
+            self._carrier.run(exchanges.create_job(calls.create_job(spec, preset, idempotency_key), preset)),
+        )
 
     def plan(self, spec: JobSpec | Mapping[str, Any]) -> Json:
         """What a job would take: hyperparameters, hypergradients, and seconds and bytes by engine. Takes a while."""
         return self._carrier.run(send(calls.plan(spec)))
 
     def get(self, job_id: str) -> Job:
-        """The job of this id."""
-        return Job(self._carrier, self._carrier.run(send(calls.get_job(job_id))))
+        """The job of this id, which is to be whole."""
+        return Job(self._carrier, self._carrier.run(exchanges.get_job(job_id)))
 
     def list(
         self, limit: int = 20, *, state: str | None = None, search: str | None = None, preset: str | None = None

@@ -83,7 +83,7 @@ class Presets:
 
     def get(self, name: str) -> Json:
         """The specification, to be changed and given to `jobs.create`."""
-        return self._carrier.run(send(calls.get_preset(name)))
+        return self._carrier.run(exchanges.get_preset(name))
 
 
 class Keys:

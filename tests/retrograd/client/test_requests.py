@@ -8,11 +8,12 @@ import time
 import traceback
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
 
-from retrograd.client import ApiError, Client, InvalidKey, ServerUnreachable, call, calls, retries
+from retrograd.client import ApiError, Client, IncompleteId, InvalidKey, ServerUnreachable, call, calls, retries
 from retrograd.client.seen import SeenJob
 from retrograd.home import Home
 
@@ -237,6 +238,24 @@ def test_a_creation_is_of_a_spec_or_of_a_preset(connect, given):
         connect("http://127.0.0.1:9").jobs.create(**given)
 
 
+@pytest.mark.parametrize("given", ["digits-schedules", Path("job.json"), '{"name": "x"}' * 99, 3])
+def test_what_is_no_job_is_refused_with_what_may_be_meant(connect, given):
+    client = connect("http://127.0.0.1:9")
+    for ask in (client.jobs.create, client.jobs.plan):
+        with pytest.raises(TypeError, match=r'a preset is named by jobs\.create\(preset="…"\)') as caught:
+            ask(given)
+        assert "json.loads" in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("given", ["b4bbd69e", "latest", "", "../" + ID])
+def test_what_is_no_whole_id_is_refused(connect, given):
+    with pytest.raises(
+        IncompleteId, match=r"is no whole id of a job.*`client\.jobs\.list\(\)` has jobs with theirs"
+    ):
+        connect("http://127.0.0.1:9").jobs.get(given)
+
+
 @pytest.mark.parametrize("what", ["cancel", "retry", "pause", "resume", "delete"])
 def test_what_may_have_been_heard_is_not_said_twice(connect, what):
     with serving((200, JOB), None) as (url, seen):
@@ -451,6 +470,20 @@ def test_the_folder_leads_to_the_server_and_its_key_goes_nowhere_else(monkeypatc
         f"Bearer {key}",
         "Bearer rg_other",
     ]
+
+
+def test_a_client_is_shown_by_its_address(connect):
+    shown = repr(connect("http://127.0.0.1:9/", "rg_secret"))
+    assert re.fullmatch(r"<(Async)?Client of http://127\.0\.0\.1:9>", shown)
+
+
+def test_the_words_of_the_servers_library_are_not_repeated(connect):
+    errors = [{"loc": ["a"], "msg": "Value error, must be a valid tuple or Value error, null"}]
+    refused = (422, {"code": "invalid_spec", "detail": "Value error, x", "errors": errors})
+    with serving(refused) as (url, _), pytest.raises(ApiError) as caught:
+        connect(url).jobs.create({})
+    assert caught.value.errors == [{"loc": ["a"], "msg": "must be a valid list or null"}]
+    assert "a: must be a valid list or null (invalid_spec" in str(caught.value)
 
 
 def test_the_key_is_not_shown_by_what_may_be_printed():
