@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,11 +13,15 @@ if TYPE_CHECKING:
     from retrograd.client import Client as Client
     from retrograd.local.service import service as service
 
-__version__ = version("retrograd")
+    __version__: str
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import retrograd` loads neither JAX nor an HTTP client."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("retrograd")
     if name in ("AsyncClient", "Client"):
         from retrograd import client
 

@@ -6,7 +6,21 @@ import os
 import secrets
 from pathlib import Path
 
+from core.errors import CoreError
+
 DEFAULT = ".retrograd"
+
+
+class FolderTaken(CoreError):  # noqa: N818 - named for what happened
+    """A folder that holds something, and no stack."""
+
+    code = "folder_taken"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} holds other things and no stack of Retrograd; give a folder of its own by --folder or "
+            f"RETROGRAD_HOME, or leave both out: that is {DEFAULT} in the current folder"
+        )
 
 
 class Home:
@@ -16,10 +30,22 @@ class Home:
         self.path = Path(path or os.environ.get("RETROGRAD_HOME") or DEFAULT)
 
     def make(self) -> Path:
-        """Create the folder, for its owner alone, and return its absolute path."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.chmod(0o700)
-        (self.path / ".gitignore").write_text("*\n")  # keys and data are never committed by accident
+        """Create the folder, for its owner alone, and return its absolute path.
+
+        Raises:
+            FolderTaken: it is somebody else's. Nothing in it is changed, nor who may read it.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            if self.api_key_file.is_file():
+                self.path.chmod(0o700)
+            elif any(self.path.iterdir()):
+                raise FolderTaken(self.path) from None
+        self.ensure_api_key()  # first, as by it the folder is known for ours, however far a start comes
+        ignored = self.path / ".gitignore"
+        if not ignored.exists():
+            ignored.write_text("*\n")  # keys and data are never committed by accident
         return self.path.resolve()
 
     @property
@@ -52,15 +78,18 @@ class Home:
 
 def write_private(path: Path, text: str) -> None:
     """Replace `path` in one step by a file that only its owner can read."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    unfinished.replace(path)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _text_of(path: Path) -> str | None:
     try:
-        return path.read_text().strip() or None
+        return path.read_text(errors="replace").strip() or None
     except FileNotFoundError:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,11 @@ import typer
 from retrograd.cli.completion import job_ids
 from retrograd.cli.exits import EPILOG
 from retrograd.cli.failures import NotFound
-from retrograd.client import Client, Job
+from retrograd.client import ApiError, Client, Job
+from retrograd.client.call import is_id
 from retrograd.home import Home
 
 _SEARCHED = 100  # jobs among which an abbreviated id is looked for
-_FULL = 36  # characters of an id
 
 app = typer.Typer(
     name="retrograd",
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},  # of all commands: contexts inherit it
 )
 
 Folder = Annotated[
@@ -69,9 +71,20 @@ def find_job(client: Client, name: str) -> Job:
 
 def find_jobs(client: Client, names: Sequence[str]) -> list[Job]:
     """The jobs that `names` abbreviate, each once, in the same order."""
-    newest = client.jobs.list(_SEARCHED) if any(len(name) < _FULL for name in names) else []
-    found = (client.jobs.get(name) if len(name) >= _FULL else _among(newest, name) for name in names)
+    newest = client.jobs.list(_SEARCHED) if not all(map(is_id, names)) else []
+    found = (client.jobs.get(name) if is_id(name) else _among(newest, name) for name in names)
     return list({job.id: job for job in found}.values())
+
+
+@contextlib.contextmanager
+def known(what: str, name: str, group: str) -> Iterator[None]:
+    """What the server will not even take for an id of a data set or a program is none that there is."""
+    try:
+        yield
+    except ApiError as error:
+        if error.code not in ("invalid_parameter", "not_found"):  # by whether its path can hold such a name
+            raise
+        raise NotFound(f"there is no {what} {name!r}; `retrograd {group} list` shows those there are") from error
 
 
 def _among(jobs: Sequence[Job], name: str) -> Job:

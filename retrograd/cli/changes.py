@@ -12,6 +12,7 @@ from retrograd.cli.app import AsJson, Folder, JobNames, connect, find_jobs
 from retrograd.cli.console import confirmed, out, print_json
 from retrograd.cli.failures import Failure
 from retrograd.client import ApiError, Job
+from retrograd.client.printable import one_line
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -81,7 +82,7 @@ def _each(
                 continue
             changed.append(dict(now))
             if not as_json:
-                said = of_running if of_running and now["state"] == "running" else f"is {now['state']}"
+                said = of_running if of_running and now["state"] == "running" else f"is {one_line(now['state'])}"
                 out.print(f"{job.id} {said}", soft_wrap=True)
     finally:
         if as_json:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.app import AsJson, Folder, connect, known
 from retrograd.cli.completion import dataset_ids
 from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import columns_table, datasets_table, rows_table, told
+from retrograd.client.printable import one_line
 
 
 class Task(StrEnum):
@@ -84,12 +85,12 @@ def upload(
 @datasets.command()
 def show(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> None:
     """Show what is in a data set: classes or targets, and of a table its columns and first rows."""
-    with connect(folder) as client:
+    with connect(folder) as client, known("data set", dataset, "datasets"):
         found = client.datasets.get(dataset)
     if as_json:
         print_json(found)
         return
-    out.print(f"{found['id']} {found['name']}")
+    out.print(f"{found['id']} {one_line(found['name'])}")
     out.print(f"{' × '.join(map(str, found['inputs']['shape']))} {found['inputs']['dtype']}, {told(found)}")
     if found["table"]:
         out.print(columns_table(found["table"]))
@@ -112,7 +113,7 @@ def list_(
 @datasets.command()
 def delete(dataset: Dataset, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a data set that no job still learns from."""
-    with connect(folder) as client:
+    with connect(folder) as client, known("data set", dataset, "datasets"):
         client.datasets.delete(dataset)
     if as_json:
         print_json({"id": dataset, "state": "deleted"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +10,25 @@ import typer
 from rich.text import Text
 
 from core.errors import CoreError
+from retrograd.cli.console import as_json as in_json
 from retrograd.cli.console import complain, err
 from retrograd.cli.exits import Exit, of_http
 from retrograd.cli.mistakes import Refused
 from retrograd.client import ApiError, InvalidKey, Job, ServerUnreachable
 
+_LONGEST = 500  # characters of what an error says that was not written to be read
 _REMEDIES = {
     "unauthorized": "set RETROGRAD_API_KEY to one of this server's, or go to the folder in which `retrograd up` runs",
     "unknown_job": "`retrograd ls` lists those there are",
     "unknown_dataset": "`retrograd datasets list` shows those there are",
     "unknown_program": "`retrograd programs list` shows those there are",
 }
+
+
+UNFORESEEN = "unforeseen"
+"""The code of an error that nobody foresaw."""
+TRACEBACK = "RETROGRAD_TRACEBACK"
+"""The variable that has it raised."""
 
 
 class NotFound(CoreError):  # noqa: N818 - named for what happened
@@ -51,8 +58,8 @@ class Failure:
     shown: Text | None = None  # for people, where that is more than the message
 
     @classmethod
-    def of(cls, error: CoreError | OSError | typer.TyperException) -> Failure:
-        """Of what a command raises on purpose."""
+    def of(cls, error: Exception) -> Failure:
+        """Of what a command raises, on purpose or not."""
         match error:
             case Refused():
                 shown = Text("\n").join([Text(error.headline), *(one.shown(err.width) for one in error.mistakes)])
@@ -69,14 +76,22 @@ class Failure:
                 return cls(Exit.REFUSED, "usage", error.format_message())
             case CoreError():
                 return cls(Exit.FAILED, error.code, str(error))
-        named = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        return cls(Exit.FAILED, "os_error", named)
+            case OSError():
+                named = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+                return cls(Exit.FAILED, "os_error", named or type(error).__name__)
+        said = " ".join(str(error).split())[:_LONGEST]
+        return cls(
+            Exit.FAILED,
+            UNFORESEEN,
+            f"{type(error).__name__}{said and f': {said}'}; nobody foresaw this here: {TRACEBACK}=1 shows where it "
+            "comes from, and a server of another version may be why",
+        )
 
     def tell(self, *, as_json: bool) -> None:
         """One paragraph, or one JSON object, on standard error."""
         if as_json:
             told = {"code": self.code, "message": self.message, "errors": self.errors}
-            sys.stderr.write(json.dumps({"error": told}, ensure_ascii=False) + "\n")
+            sys.stderr.write(in_json({"error": told}, sys.stderr) + "\n")
         else:
             complain(self.message if self.shown is None else self.shown)
 

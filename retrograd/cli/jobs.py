@@ -29,6 +29,7 @@ from retrograd.cli.render import (
 )
 from retrograd.cli.specs import of_file, of_preset, with_settings
 from retrograd.client import ApiError, Job
+from retrograd.client.printable import one_line
 
 _PAGE = 100  # jobs that one request can bring
 
@@ -97,7 +98,7 @@ def submit(
         elif watch:
             _print_outcome(job)
         else:
-            out.print(f"{job.id} {job.state}; `retrograd watch {job.id[:8]}` follows it", soft_wrap=True)
+            out.print(f"{job.id} {one_line(job.state)}; `retrograd watch {job.id[:8]}` follows it", soft_wrap=True)
     if watch:
         _exit_with(job)
 

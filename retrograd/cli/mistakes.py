@@ -11,6 +11,7 @@ from rich.text import Text
 
 from core.errors import CoreError
 from retrograd.cli.positions import Path, Span, line_and_column
+from retrograd.client.printable import printable
 
 _TAB = "    "
 _CUT = "…"
@@ -89,7 +90,7 @@ class Refused(CoreError):  # noqa: N818 - named for what happened
 def _excerpt(written: Written, span: Span, width: int) -> Text:
     """The line in which `span` begins, cut to `width`, and carets below it."""
     number, column = line_and_column(written.text, span.start)
-    line = written.text.split("\n")[number - 1]
+    line = printable(written.text.split("\n")[number - 1])  # as long as before
     begin, end = column - 1, min(column - 1 + span.stop - span.start, len(line))
     before, blamed, after = (part.replace("\t", _TAB) for part in (line[:begin], line[begin:end], line[end:]))
     gutter = f"  {written.name if written.is_option else number} │ "

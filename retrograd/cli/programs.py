@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retrograd.cli.app import AsJson, Folder, connect
+from retrograd.cli.app import AsJson, Folder, connect, known
 from retrograd.cli.completion import program_ids
 from retrograd.cli.console import out, print_json, print_rows
 from retrograd.cli.render import program_details, programs_table
@@ -56,7 +56,7 @@ def list_(
 @programs.command()
 def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Show what a program takes and returns, and what the server found in it."""
-    with connect(folder) as client:
+    with connect(folder) as client, known("program", program, "programs"):
         found = client.programs.get(program)
     if as_json:
         print_json(found)
@@ -67,7 +67,7 @@ def show(program: Program, as_json: AsJson = False, folder: Folder = None) -> No
 @programs.command()
 def delete(program: Program, as_json: AsJson = False, folder: Folder = None) -> None:
     """Delete a program that no job still runs."""
-    with connect(folder) as client:
+    with connect(folder) as client, known("program", program, "programs"):
         client.programs.delete(program)
     if as_json:
         print_json({"id": program, "state": "deleted"})

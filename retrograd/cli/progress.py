@@ -21,7 +21,8 @@ def follow(job: Job, check: Callable[[], None] = lambda: None) -> None:
     if not err.is_terminal:
         job.wait(progress=_lines(tell, check))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), TextColumn("{task.fields[news]}"))
+    said, news = (TextColumn(one, markup=False) for one in ("{task.description}", "{task.fields[news]}"))
+    columns = (said, BarColumn(_BAR_WIDTH), news)
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("queued", total=None, news="")
 
@@ -32,7 +33,7 @@ def follow(job: Job, check: Callable[[], None] = lambda: None) -> None:
                 description=job["state"],
                 completed=progress["meta_iteration"],
                 total=progress["of"],
-                news=tell.news(job),
+                news=tell.news(job, timed=True),
             )
             check()
 
@@ -45,7 +46,7 @@ def _lines(tell: _Teller, check: Callable[[], None]) -> Callable[[Job], None]:
 
     def show(job: Job) -> None:
         progress = job["progress"]
-        place = (job["state"], 10 * progress["meta_iteration"] // progress["of"], tell.phase(job))
+        place = (job["state"], 10 * progress["meta_iteration"] // max(progress["of"], 1), tell.phase(job))
         if place not in shown:
             shown.add(place)
             err.print(f"{job['state']}: {tell.news(job)}", soft_wrap=True)
@@ -58,30 +59,42 @@ class _Teller:
     """What there is to say about a job, poll after poll."""
 
     def __init__(self) -> None:
-        self._running_since: float | None = None
+        self._stage: tuple[str, bool, bool] | None = None
+        self._since = 0.0
 
     def phase(self, job: Job) -> str:
         """What a running job does while its meta-iterations stand still."""
+        self._look(job)
         if job["state"] != "running":
-            self._running_since = None
             return ""
         progress = job["progress"]
         if progress["meta_iteration"] == progress["of"]:
             return "evaluating"
-        now = time.monotonic()
-        self._running_since = self._running_since or now
-        if progress["meta_iteration"] or now - self._running_since < _SLOW_SECONDS:
+        if progress["meta_iteration"] or self._seconds() < _SLOW_SECONDS:
             return ""
         return "searching" if job["spec"]["meta"]["warm_start"] and not job["losses"] else "compiling"
 
-    def news(self, job: Job) -> str:
-        """In one line."""
+    def news(self, job: Job, *, timed: bool = False) -> str:
+        """In one line. Timed, for whoever sees it change: how long it has stood still."""
         progress = job["progress"]
         news = [f"meta-iteration {progress['meta_iteration']}/{progress['of']}"]
         if job["latest_outer_loss"] is not None:
             news.append(f"outer loss {number(job['latest_outer_loss'])}, best {number(job['best_outer_loss'])}")
-        if phase := self.phase(job):
+        phase = self.phase(job)
+        if phase:
             news.append(phase)
-        elif progress["eta_seconds"] is not None:
+        if timed and (phase or job["state"] == "queued"):
+            news.append(duration(self._seconds()))
+        elif not phase and progress["eta_seconds"] is not None:
             news.append(f"{duration(progress['eta_seconds'])} left")
         return " · ".join(news)
+
+    def _look(self, job: Job) -> None:
+        """Note since when it has been as it is: waiting, before its first meta-iteration, amid them, after the last."""
+        done, of = job["progress"]["meta_iteration"], job["progress"]["of"]
+        stage = (job["state"], done == 0, done == of)
+        if stage != self._stage:
+            self._stage, self._since = stage, time.monotonic()
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._since

@@ -16,6 +16,9 @@ from retrograd.cli.positions import Node, Path, Span, locate
 
 _NUMBER = re.compile(r"NaN|-?Infinity|-?\d+(\.\d+)?([eE][+-]?\d+)?")  # as Python reads them
 
+_DEEPEST = 100  # levels: far more than a job has, and far fewer than Python can copy and send
+_TOO_DEEP = f"cannot be read: it is nested more than {_DEEPEST} levels deep; a job has a few"
+
 
 def read_file(name: str) -> tuple[dict[str, Any], Written, Node]:
     """A JSON object from a file, or, of the name `-`, from standard input; the text, and where in it all stands.
@@ -24,7 +27,10 @@ def read_file(name: str) -> tuple[dict[str, Any], Written, Node]:
         Refused: it is no JSON object, or none that can be sent.
     """
     shown = "stdin" if name == "-" else name
-    data = sys.stdin.buffer.read() if name == "-" else File(name).read_bytes()
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else File(name).read_bytes()
+    except OSError as error:
+        raise Refused(shown, [Mistake(_unread(name, error), (), Written(shown, ""))]) from error
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
@@ -38,7 +44,9 @@ def read_file(name: str) -> tuple[dict[str, Any], Written, Node]:
     except json.JSONDecodeError as error:
         where = min(error.pos, len(text.rstrip()))  # not on an empty line at the end
         raise _refused(shown, text, f"is not JSON: {_why(error)}", Span(where, where + 1)) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+    except RecursionError as error:
+        raise _refused(shown, text, _TOO_DEEP, None) from error
+    except ValueError as error:  # a number of thousands of digits
         raise _refused(shown, text, f"cannot be read: {error}", None) from error
     root = locate(text)
     if not isinstance(document, dict):
@@ -56,6 +64,9 @@ def check_sendable(name: str, pieces: Sequence[tuple[Path, Written, Node]]) -> N
         name: of the job.
         pieces: of it, each with its path.
     """
+    for path, written, root in pieces:
+        if any(len(path) + len(inner) > _DEEPEST for inner, _ in root.walk()):
+            raise Refused(name, [Mistake(_TOO_DEEP, path, written)])
     found = [
         Mistake(message, (*path, *inner), written, span)
         for path, written, root in pieces
@@ -95,6 +106,13 @@ def _string(token: str) -> str:
 
 def _is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _unread(name: str, error: OSError) -> str:
+    from core import presets  # loads the specification: only where it helps
+
+    meant = f"; did you mean --preset {name}?" if name in presets.names() else ""
+    return f"cannot be read: {error.strerror or error}{meant}"
 
 
 def _why(error: json.JSONDecodeError) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
+from retrograd.client.printable import one_line
+
 Json = Mapping[str, Any]
 
 _SHOWN_COLUMNS = 8  # of a table's rows
@@ -22,9 +24,26 @@ STYLES = {
 }
 
 
-def listing(first: str, *others: str) -> Table:
+class Rows(Table):
+    """A table whose cells are lines: what others have named with a line end in it begins no row."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Cells are text."""
+        super().add_row(*map(_cell, cells), **options)
+
+
+def _cell(cell: Any) -> Any:
+    if isinstance(cell, Text):
+        cell.plain = one_line(cell.plain)
+        return cell
+    return one_line(cell) if isinstance(cell, str) else cell
+
+
+def listing(first: str | Column, *others: str | Column) -> Rows:
     """A table without lines. What names a row, in its first column, is whole where there is any room for it."""
-    return Table(Column(first, no_wrap=True), *others, box=None, pad_edge=False)
+    return Rows(
+        Column(first, no_wrap=True) if isinstance(first, str) else first, *others, box=None, pad_edge=False
+    )
 
 
 def number(value: float | None) -> str:
@@ -41,6 +60,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def count(number: int, what: str) -> str:
+    """As many of something."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def when(time: str) -> str:
     """A time of the API's, to the second."""
     return time[:19].replace("T", " ")
@@ -52,12 +76,15 @@ def event_line(event: Json) -> Text:
         f"{name} {number(one) if isinstance(one, float) else one}" for name, one in event["data"].items()
     )
     what = f"  {event['kind'].replace('_', ' '):<16}  {said}".rstrip()
-    return Text.assemble((when(event["created_at"]), "dim"), what)
+    return Text.assemble((one_line(when(event["created_at"])), "dim"), one_line(what))
 
 
 def jobs_table(jobs: Iterable[Json]) -> Table:
     """One line a job."""
-    table = listing("job", "name", "state", "done", "outer loss", "best", "left")
+    state_and_done = (
+        Column(name, no_wrap=True) for name in ("state", "done")
+    )  # where room is scarce, names give way
+    table = listing("job", "name", *state_and_done, "outer loss", "best", "left")
     for job in jobs:
         progress = job["progress"]
         table.add_row(
@@ -74,7 +101,7 @@ def jobs_table(jobs: Iterable[Json]) -> Table:
 
 def state(job: Json) -> Text:
     """In its colour."""
-    return Text(job["state"], STYLES[job["state"]])
+    return Text(one_line(job["state"]), STYLES.get(job["state"], ""))
 
 
 def facts(rows: Mapping[str, Any]) -> Table:
@@ -138,14 +165,15 @@ def outcome(job: Json) -> list[Table | str]:
     if job["state"] != "succeeded":
         return []
     done, kind = job["progress"]["meta_iteration"], job["spec"]["kind"]
+    learned = count(job["num_hyperparameters"], "hyperparameter")
     if kind == "hypergradient":
-        head = f"{done} hypergradients with respect to {job['num_hyperparameters']} hyperparameters."
+        head = f"{count(done, 'hypergradient')} with respect to {learned}."
     elif kind == "scan":
-        head = f"{done} values of {job['spec']['scan']['hyperparameter']} visited."
+        head = f"{count(done, 'value')} of {job['spec']['scan']['hyperparameter']} visited."
     else:
-        head = f"Learned {job['num_hyperparameters']} hyperparameters in {done} meta-iterations."
+        head = f"Learned {learned} in {count(done, 'meta-iteration')}."
     return [
-        f"{head} Mean losses over {job['spec']['meta']['evaluation_seeds']} evaluation seeds:",
+        f"{head} Mean losses over {count(job['spec']['meta']['evaluation_seeds'], 'evaluation seed')}:",
         losses_table(job),
         certificate_line(job["certificate"]),
     ]
@@ -262,7 +290,7 @@ def told(dataset: Json) -> str:
 
 def columns_table(table: Json) -> Table:
     """One line a column of the table that a data set was made of."""
-    shown = Table("column", "role", "type", "missing", "mean", "deviation", "values", box=None, pad_edge=False)
+    shown = Rows("column", "role", "type", "missing", "mean", "deviation", "values", box=None, pad_edge=False)
     for column in table["columns"]:
         categories = [one["value"] for one in column["categories"] or ()]
         if column["role"] == "target":
@@ -280,7 +308,7 @@ def rows_table(table: Json) -> Table:
     """The first rows of the table that a data set was made of."""
     columns = [column["name"] for column in table["columns"]][:_SHOWN_COLUMNS]
     more = [f"and {table['num_columns'] - len(columns)} more"] if table["num_columns"] > len(columns) else []
-    shown = Table(*columns, *more, box=None, pad_edge=False)
+    shown = Rows(*map(one_line, columns), *more, box=None, pad_edge=False)
     for row in table["rows"]:
         shown.add_row(*row[:_SHOWN_COLUMNS])
     return shown
@@ -289,9 +317,9 @@ def rows_table(table: Json) -> Table:
 def _iterations(preset: Json) -> str:
     if preset["kind"] == "scan":
         scan = preset["scan"]
-        return f"{len(scan['values'] or ()) or scan['num']} points"
+        return count(len(scan["values"] or ()) or scan["num"], "point")
     if preset["kind"] == "hypergradient":
-        return f"{preset['seeds']['count']} seeds"
+        return count(preset["seeds"]["count"], "seed")
     return str(preset["meta"]["num_iterations"])
 
 
@@ -317,8 +345,9 @@ def plan_details(plan: Json) -> list[Table | str]:
         else plan["engine"]
     )
     return [
-        f"{plan['num_hyperparameters']} hyperparameters, {plan['num_iterations']} meta-iterations, "
-        f"{plan['hypergradients']} hypergradients, at most {plan['trainings']} trainings for evaluation and search.",
+        f"{count(plan['num_hyperparameters'], 'hyperparameter')}, {count(plan['num_iterations'], 'meta-iteration')}, "
+        f"{count(plan['hypergradients'], 'hypergradient')}, at most {count(plan['trainings'], 'training')} for "
+        "evaluation and search.",
         f"Engine: {takes}.",
         table,
         f"Times are those of the server's own machine ({plan['machine']}), without compilation and without the "

@@ -11,12 +11,15 @@ import typer
 
 from retrograd.cli.app import AsJson, Folder, JobName, connect, find_job
 from retrograd.cli.console import out, print_json
+from retrograd.client.files import format_of, stays, whole
+from retrograd.client.printable import one_line
 from retrograd.exports import Framework
 
 Iteration = Annotated[str, typer.Option(help="best, last, or a number of meta-iterations.")]
 
 _TABLES = ("csv", "parquet", "json")
 _KINDS = ".csv, .parquet or .json"
+_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 class Format(StrEnum):
@@ -29,37 +32,60 @@ class Format(StrEnum):
 def download(
     job: JobName = "latest",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File, or folder for it.  [default: JOB.json]")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File, FOLDER/ for it, or - for standard output.  [default: JOB.json]",
+        ),
     ] = None,
     iteration: Iteration = "best",
-    format: Annotated[Format, typer.Option(help="json for the document, npz for arrays.")] = Format.json,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="json for the document, npz for arrays.  [default: as the file's name ends]"),
+    ] = None,
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
-    """Save the hyperparameters that a job has learned."""
+    """Save the hyperparameters that a job has learned. A file that is there is replaced."""
     _check_iteration(iteration)
+    _check_output(output, as_json=as_json)
+    try:
+        form = format_of(output or "", format, tuple(Format))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--format") from None
     with connect(folder) as client:
         found = find_job(client, job)
-        path = found.download(_file(output, f"{found.id}.{format}"), iteration, format)
+        path = found.download(_file(output, f"{found.id}.{form}"), iteration, form)
     _saved(path, as_json=as_json)
 
 
 def curves(
     job: JobName = "latest",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help=f"File: {_KINDS}.  [default: JOB-curves.csv]")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help=f"File: {_KINDS}; FOLDER/ for it, or - for standard output.  [default: JOB-curves.csv]",
+        ),
     ] = None,
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
-    """Save a table of a job's meta-iterations: losses, norms, seconds, certificates and diagnostics."""
+    """Save a table of a job's meta-iterations: losses, norms, seconds, certificates and diagnostics.
+
+    A file that is there is replaced.
+    """
+    _check_output(output, as_json=as_json)
     with connect(folder) as client:
         found = find_job(client, job)
         path = _file(output, f"{found.id[:8]}-curves.csv")
-        format = path.suffix.removeprefix(".")
-        if format not in _TABLES:
+        if path.suffix.removeprefix(".").lower() not in _TABLES and not stays(path):
             raise typer.BadParameter(f"{path.name} is no {_KINDS}", param_hint="--output")
-        found.download_curves(path, format)
+        found.download_curves(path)
     _saved(path, as_json=as_json)
 
 
@@ -71,7 +97,7 @@ def export_schedule(
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
-    """Write what a job has learned as a module to train with elsewhere."""
+    """Write what a job has learned as a module to train with elsewhere. Files of its names are replaced."""
     from retrograd.exports import schedule  # loads NumPy
 
     _check_iteration(iteration)
@@ -99,17 +125,18 @@ def figures(
     as_json: AsJson = False,
     folder: Folder = None,
 ) -> None:
-    """Save all figures of a job's results."""
+    """Save all figures of a job's results. Files of their names are replaced."""
     target, saved = output or Path(), []
     with connect(folder) as client:
         found = find_job(client, job)
         for figure in found.figures():
             target.mkdir(parents=True, exist_ok=True)
             path = target / f"{found.id[:8]}-{figure['name']}.{format}"
-            path.write_bytes(found.figure(figure["name"], format))
+            with whole(path) as file:
+                file.write(found.figure(figure["name"], format))
             saved.append({"name": figure["name"], "title": figure["title"], "path": str(path)})
             if not as_json:
-                out.print(f"Saved {path}: {figure['title']}", soft_wrap=True)
+                out.print(f"Saved {path}: {one_line(figure['title'])}", soft_wrap=True)
     if as_json:
         print_json(saved)
     elif not saved:
@@ -117,15 +144,28 @@ def figures(
 
 
 def _saved(path: Path, *, as_json: bool) -> None:
-    size = path.stat().st_size
+    """Say what was saved; of what was written to a device or a pipe, only to programs: a terminal may be it."""
     if as_json:
-        print_json({"path": str(path), "bytes": size})
-    else:
-        out.print(f"Saved {path} ({size:,} bytes)", soft_wrap=True)
+        print_json({"path": str(path), "bytes": None if stays(path) else path.stat().st_size})
+    elif not stays(path):
+        out.print(f"Saved {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
 
 
-def _file(output: Path | None, name: str) -> Path:
-    return output / name if output is not None and output.is_dir() else output or Path(name)
+def _file(output: str | None, name: str) -> Path:
+    """The file that is meant by `output`: itself, or one of this name in a folder, which a slash at the end makes."""
+    if output == "-":
+        return Path(_STDOUT[0])
+    target = Path(output or name)
+    if output is not None and output.endswith("/"):
+        target.mkdir(parents=True, exist_ok=True)
+    return target / name if output is not None and target.is_dir() else target
+
+
+def _check_output(output: str | None, *, as_json: bool) -> None:
+    if as_json and output in ("-", *_STDOUT):
+        raise typer.BadParameter(
+            "with --json, standard output says what was saved; give a file", param_hint="--output"
+        )
 
 
 def _check_iteration(iteration: str) -> None:

@@ -59,9 +59,12 @@ def up(
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the learned values are saved.")] = Path(
-        "retrograd-demo.json"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Where the learned values are saved; a file that is there is replaced."
+        ),
+    ] = Path("retrograd-demo.json"),
     settings: Annotated[
         list[str] | None, typer.Option("-s", "--set", metavar="PATH=VALUE", help="Change the job first.")
     ] = None,

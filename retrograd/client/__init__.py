@@ -10,6 +10,7 @@ from retrograd.client.async_jobs import AsyncJob as AsyncJob
 from retrograd.client.clients import AsyncClient as AsyncClient
 from retrograd.client.clients import Client as Client
 from retrograd.client.errors import ApiError as ApiError
+from retrograd.client.errors import IncompleteId as IncompleteId
 from retrograd.client.errors import InvalidKey as InvalidKey
 from retrograd.client.errors import ServerUnreachable as ServerUnreachable
 from retrograd.client.jobs import Job as Job

@@ -15,7 +15,10 @@ class Arrays(Mapping[str, np.ndarray]):
         self._arrays = dict(arrays)
 
     def __getitem__(self, name: str) -> Any:
-        return self._arrays[name]
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise KeyError(f"no {name!r} here; there are: {', '.join(self._arrays) or 'none'}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)

@@ -63,11 +63,11 @@ class AsyncJob(SeenJob):
     async def hyperparameters(self, iteration: str | int = "best") -> Hyperparameters:
         return await self._carrier.run(send(calls.hyperparameters(self.id, iteration)))
 
-    async def download(self, path: Path | str, iteration: str | int = "best", format: str = "json") -> Path:
-        return await self._carrier.run(exchanges.save(calls.download(self.id, iteration, format), path))
+    async def download(self, path: Path | str, iteration: str | int = "best", format: str | None = None) -> Path:
+        return await self._carrier.run(exchanges.download(self.id, path, iteration, format))
 
-    async def download_curves(self, path: Path | str, format: str = "csv") -> Path:
-        return await self._carrier.run(exchanges.save(calls.download_curves(self.id, format), path))
+    async def download_curves(self, path: Path | str, format: str | None = None) -> Path:
+        return await self._carrier.run(exchanges.download_curves(self.id, path, format))
 
     async def trials(self) -> Rows:
         return await self._carrier.run(send(calls.list_trials(self.id)))
@@ -99,14 +99,15 @@ class AsyncJobs:
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         return AsyncJob(
-            self._carrier, await self._carrier.run(send(calls.create_job(spec, preset, idempotency_key)))
+            self._carrier,
+            await self._carrier.run(exchanges.create_job(calls.create_job(spec, preset, idempotency_key), preset)),
         )
 
     async def plan(self, spec: JobSpec | Mapping[str, Any]) -> Json:
         return await self._carrier.run(send(calls.plan(spec)))
 
     async def get(self, job_id: str) -> AsyncJob:
-        return AsyncJob(self._carrier, await self._carrier.run(send(calls.get_job(job_id))))
+        return AsyncJob(self._carrier, await self._carrier.run(exchanges.get_job(job_id)))
 
     async def list(
         self, limit: int = 20, *, state: str | None = None, search: str | None = None, preset: str | None = None
@@ -124,4 +125,4 @@ class AsyncJobs:
         return await self._carrier.run(exchanges.cancel_jobs(state, preset))
 
     def _listed(self, row: Json) -> AsyncJob:
-        return AsyncJob(self._carrier, Seen(row))
+        return AsyncJob(self._carrier, Seen.read(row))

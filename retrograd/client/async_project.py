@@ -60,10 +60,10 @@ class AsyncPresets:
         self._carrier = carrier
 
     async def names(self) -> list[str]:
-        return [str(preset["name"]) for preset in await self._carrier.run(send(calls.list_presets()))]
+        return await self._carrier.run(exchanges.preset_names())
 
     async def get(self, name: str) -> Json:
-        return await self._carrier.run(send(calls.get_preset(name)))
+        return await self._carrier.run(exchanges.get_preset(name))
 
 
 class AsyncKeys:

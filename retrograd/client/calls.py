@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
@@ -12,7 +13,22 @@ from uuid import uuid4
 
 import httpx
 
-from retrograd.client.call import Call, Json, Seen, changed_job, content, document, job, nothing, rows
+from retrograd.client.call import (
+    Call,
+    Cancelled,
+    Json,
+    Page,
+    Seen,
+    cancelled,
+    changed_job,
+    content,
+    document,
+    figures,
+    job,
+    nothing,
+    page,
+    rows,
+)
 
 if TYPE_CHECKING:
     from core.spec import JobSpec
@@ -76,13 +92,13 @@ def look_at_job(job_id: str, etag: str | None, deadline: float = math.inf) -> Ca
 
 def list_jobs(
     limit: int | None = None, state: str | None = None, search: str | None = None, preset: str | None = None
-) -> Call[Json]:
+) -> Call[Page]:
     asked = {"limit": _PAGE if limit is None else limit, "state": state, "search": search, "preset": preset}
-    return Call("GET", "/v1/jobs", document, params=asked, repeatable=True)
+    return Call("GET", "/v1/jobs", page, params=asked, repeatable=True)
 
 
-def cancel_jobs(state: str | None, preset: str | None) -> Call[Json]:
-    return Call("POST", "/v1/jobs/cancel", document, params={"state": state, "preset": preset})
+def cancel_jobs(state: str | None, preset: str | None) -> Call[Cancelled]:
+    return Call("POST", "/v1/jobs/cancel", cancelled, params={"state": state, "preset": preset})
 
 
 def change_job(job_id: str, change: Change) -> Call[Seen]:
@@ -97,17 +113,17 @@ def delete_job(job_id: str) -> Call[None]:
 # What jobs leave
 
 
-def list_iterations(job_id: str, after: int | None) -> Call[Json]:
+def list_iterations(job_id: str, after: int | None) -> Call[Page]:
     asked = {"after": after, "limit": _PAGE}
-    return Call("GET", _job(job_id, "iterations"), document, params=asked, repeatable=True)
+    return Call("GET", _job(job_id, "iterations"), page, params=asked, repeatable=True)
 
 
 def curves(job_id: str) -> Call[Curves]:
     return Call("GET", _job(job_id, "curves"), _curves, repeatable=True)
 
 
-def list_events(job_id: str) -> Call[Json]:
-    return Call("GET", _job(job_id, "events"), document, params={"limit": _PAGE}, repeatable=True)
+def list_events(job_id: str) -> Call[Page]:
+    return Call("GET", _job(job_id, "events"), page, params={"limit": _PAGE}, repeatable=True)
 
 
 def follow_events(job_id: str, after: int) -> Call[None]:
@@ -133,7 +149,7 @@ def list_trials(job_id: str) -> Call[list[Json]]:
 
 
 def list_figures(job_id: str) -> Call[list[Json]]:
-    return Call("GET", _job(job_id, "figures"), rows, repeatable=True)
+    return Call("GET", _job(job_id, "figures"), figures, repeatable=True)
 
 
 def draw_figure(job_id: str, name: str, format: str) -> Call[bytes]:
@@ -248,4 +264,11 @@ def _path(root: str, *more: str) -> str:
 
 
 def _document(spec: JobSpec | Mapping[str, Any]) -> Mapping[str, Any]:
-    return spec if isinstance(spec, Mapping) else spec.model_dump(mode="json", exclude_unset=True)
+    if isinstance(spec, Mapping):
+        return spec
+    if not hasattr(spec, "model_dump"):
+        raise TypeError(
+            f"spec: a job is a dict or a JobSpec, and not {reprlib.repr(spec)}; a preset is named by "
+            'jobs.create(preset="…"), and a file is loaded by json.loads(Path("…").read_text())'
+        )
+    return spec.model_dump(mode="json", exclude_unset=True)

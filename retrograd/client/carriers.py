@@ -15,6 +15,8 @@ from retrograd.client.steps import Next, Open, Opened, Pause, Send, Step, Steps,
 
 T = TypeVar("T")
 
+_THROWN = (httpx.TransportError, httpx.DecodingError)  # into the exchange, which knows what they mean
+
 
 class Carrier:
     """Connections to a server, whose answers are waited for. Of any thread."""
@@ -38,7 +40,7 @@ class Carrier:
                     continue
                 try:
                     outcome = self._carry_out(step, opened)
-                except httpx.TransportError as error:
+                except _THROWN as error:
                     step = resumed(steps.throw, error)
                 else:
                     step = resumed(steps.send, outcome)
@@ -86,7 +88,7 @@ class AsyncCarrier:
                         continue
                     try:
                         outcome = await self._carry_out(step, opened)
-                    except httpx.TransportError as error:
+                    except _THROWN as error:
                         step = resumed(steps.throw, error)
                     else:
                         step = resumed(steps.send, outcome)

@@ -71,6 +71,9 @@ class Client:
         """Close the connections."""
         self._carrier.close()
 
+    def __repr__(self) -> str:
+        return f"<Client of {self.url}>"
+
     def __enter__(self) -> Self:
         return self
 
@@ -107,6 +110,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         await self._carrier.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self.url}>"
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +11,10 @@ from typing import Any, TypeVar
 
 import httpx
 
-from retrograd.client import calls, uploads
-from retrograd.client.call import Call, Json
+from retrograd.client import calls, files, uploads
+from retrograd.client.call import Call, Json, Page, Seen, is_id, understood
+from retrograd.client.call import event as told
+from retrograd.client.errors import ApiError, IncompleteId, stranger, unknown_preset
 from retrograd.client.progress import Progress, shown
 from retrograd.client.retries import ATTEMPTS, PATIENT, Retries
 from retrograd.client.seen import SeenJob
@@ -27,35 +28,62 @@ _DATA = "data: "
 
 
 def send(call: Call[T], attempts: int = ATTEMPTS) -> Steps[T]:
-    """What the answer to the call says."""
-    return call.read((yield from _answer(Send(call), Retries(call, attempts))))
+    """What the answer to the call says.
+
+    Raises:
+        ApiError: it says no, or nothing that can be understood.
+    """
+    answer = yield from _answer(Send(call), Retries(call, attempts))
+    with understood(answer):
+        return call.read(answer)
 
 
-def page(call: Call[Json], make: Callable[[Json], T]) -> Steps[list[T]]:
+def page(call: Call[Page], make: Callable[[Json], T]) -> Steps[list[T]]:
     """What is made of the rows of one page."""
-    return [make(row) for row in (yield from send(call))["data"]]
+    return (yield from send(call.then(lambda page: [make(row) for row in page.data])))
 
 
-def rows(call: Call[Json]) -> Steps[list[Json]]:
+def rows(call: Call[Page]) -> Steps[list[Json]]:
     """Of all pages."""
     found: list[Json] = []
     while True:
-        answer = yield from send(call)
-        found += answer["data"]
-        if answer["next"] is None:
+        data, after = yield from send(call)
+        found += data
+        if after is None:
             return found
-        call = _after(call, answer)
+        call = _after(call, after)
 
 
-def each(call: Call[Json], make: Callable[[Json], T]) -> Telling[T]:
+def each(call: Call[Page], make: Callable[[Json], T]) -> Telling[T]:
     """Tell what is made of the rows of all pages, page by page."""
     while True:
-        answer = yield from send(call)
-        for row in answer["data"]:
-            yield Tell(make(row))
-        if answer["next"] is None:
+        made, after = yield from send(call.then(lambda page: ([make(row) for row in page.data], page.next)))
+        for one in made:
+            yield Tell(one)
+        if after is None:
             return
-        call = _after(call, answer)
+        call = _after(call, after)
+
+
+def get_job(job_id: str) -> Steps[Seen]:
+    """The job of this id.
+
+    Raises:
+        IncompleteId: it is none.
+    """
+    if not is_id(job_id):
+        raise IncompleteId(job_id)
+    return (yield from send(calls.get_job(job_id)))
+
+
+def create_job(call: Call[Seen], preset: str | None) -> Steps[Seen]:
+    """The job that was created, of a preset if one is named."""
+    return (yield from (send(call) if preset is None else _of_preset(call, preset)))
+
+
+def get_preset(name: str) -> Steps[Json]:
+    """The specification."""
+    return (yield from _of_preset(calls.get_preset(name), name))
 
 
 def look(job: J, attempts: int = ATTEMPTS, deadline: float = math.inf) -> Steps[J]:
@@ -99,9 +127,9 @@ def cancel_jobs(state: str | None, preset: str | None) -> Steps[list[str]]:
     """Ids of all that were cancelled."""
     ids: list[str] = []
     while True:
-        answer = yield from send(calls.cancel_jobs(state, preset))
-        ids += answer["data"]
-        if not answer["more"]:
+        cancelled, more = yield from send(calls.cancel_jobs(state, preset))
+        ids += cancelled
+        if not more:
             return ids
 
 
@@ -121,45 +149,78 @@ def events(job_id: str, after: int) -> Telling[Json]:
                 if line.startswith(_DATA):
                     data = line.removeprefix(_DATA)
                 elif not line and data is not None:  # an event is whole only once a blank line has come
-                    event = json.loads(data)
-                    after, data, fruitless = int(event["number"]), None, 0
+                    with understood(opened.answer):
+                        event = told(data)
+                    after, data, fruitless = event["number"], None, 0
                     yield Tell(event)
             pause = retries.pause(fruitless) if fruitless else 0.0
         except httpx.TransportError as error:
             pause = retries.lost(error)
+        except httpx.DecodingError as error:
+            raise stranger(error.request, opened.answer.status_code) from error
         yield Pause(pause)
 
 
 def save(call: Call[bytes], path: Path | str) -> Steps[Path]:
     """The file that was saved. It appears only once it is complete; what is cut off is fetched anew."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     retries = Retries(call)
-    try:
+    with files.whole(path) as file:
         while True:
             try:
                 opened = yield from _answer(Open(call, "bytes"), retries)
-                with unfinished.open("wb") as file:
+                file.seek(0)
+                file.truncate()
+                with understood(opened.answer):
                     while (piece := (yield Next(opened))) is not None:
                         file.write(piece)
-                return unfinished.replace(path)
+                return path
             except httpx.TransportError as error:
                 pause = retries.lost(error)
             yield Pause(pause)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def download(job_id: str, path: Path | str, iteration: str | int, format: str | None) -> Steps[Path]:
+    """The file in which what the job has learned was saved."""
+    format = files.format_of(path, format, ("json", "npz"))
+    return (yield from save(calls.download(job_id, iteration, format), path))
+
+
+def download_curves(job_id: str, path: Path | str, format: str | None) -> Steps[Path]:
+    """The file in which the table of the job's meta-iterations was saved."""
+    format = files.format_of(path, format, ("csv", "parquet", "json"))
+    return (yield from save(calls.download_curves(job_id, format), path))
+
+
+def preset_names() -> Steps[list[str]]:
+    """Of all presets."""
+    return (
+        yield from send(calls.list_presets().then(lambda presets: [str(preset["name"]) for preset in presets]))
+    )
 
 
 def upload_dataset(data: uploads.Data, name: str, columns: Mapping[str, Any] | None) -> Steps[Json]:
     """What the server found in the data."""
-    with uploads.files_of(data) as files:
-        return (yield from send(calls.upload_dataset(files, name, columns)))
+    with uploads.files_of(data) as parts:
+        return (yield from send(calls.upload_dataset(parts, name, columns)))
 
 
 def upload_program(program: Path | str | bytes, name: str) -> Steps[Json]:
     """What the server found in the program."""
     with uploads.file_of(program) as file:
         return (yield from send(calls.upload_program(file, name)))
+
+
+def _of_preset(call: Call[T], name: str) -> Steps[T]:
+    """What the answer says. Of a preset that is unknown, the name that may be meant is told."""
+    try:
+        return (yield from send(call))
+    except ApiError as error:
+        if error.code not in ("unknown_preset", "invalid_parameter"):
+            raise
+        from core import presets  # loads the specification: only where it helps
+
+        raise unknown_preset(error, name, presets.names()) from error
 
 
 def _answer(step: Send | Open, retries: Retries) -> Steps[Any]:
@@ -170,10 +231,12 @@ def _answer(step: Send | Open, retries: Retries) -> Steps[Any]:
             pause = retries.refused(outcome.answer if isinstance(outcome, Opened) else outcome)
         except httpx.TransportError as error:
             pause = retries.lost(error)
+        except httpx.DecodingError as error:
+            raise stranger(error.request, 0) from error
         if pause is None:
             return outcome
         yield Pause(pause)
 
 
-def _after(call: Call[Json], answer: Json) -> Call[Json]:
-    return replace(call, params={**call.params, "after": answer["next"]})
+def _after(call: Call[Page], after: str | int) -> Call[Page]:
+    return replace(call, params={**call.params, "after": after})

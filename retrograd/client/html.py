@@ -113,7 +113,7 @@ def _losses(losses: dict[str, Any]) -> Iterable[tuple[str, str]]:
 def _certificate(certificate: Json | None) -> Iterable[tuple[str, str]]:
     if certificate:
         bits = certificate["mismatched_bits"]
-        differ = "" if bits is None else f", {bits} bits differ"
+        differ = "" if bits is None else f", {escape(str(bits))} bits differ"
         yield "certificate", f"{'exact' if certificate['exact'] else 'not exact'}{differ}"
 
 
@@ -123,7 +123,8 @@ def _state(document: Json) -> str:
 
 
 def _progress(document: Json) -> str:
-    return f"{document['progress']['meta_iteration']} of {document['progress']['of']}"
+    progress = document["progress"]
+    return escape(f"{progress['meta_iteration']} of {progress['of']}")
 
 
 def _range(array: np.ndarray) -> str:

@@ -91,13 +91,21 @@ class Job(SeenJob):
         """
         return self._carrier.run(send(calls.hyperparameters(self.id, iteration)))
 
-    def download(self, path: Path | str, iteration: str | int = "best", format: str = "json") -> Path:
-        """Save the result document (json) or its arrays (npz); `path` appears only once it is complete."""
-        return self._carrier.run(exchanges.save(calls.download(self.id, iteration, format), path))
+    def download(self, path: Path | str, iteration: str | int = "best", format: str | None = None) -> Path:
+        """Save the result document (json) or its arrays (npz): as the path ends, unless `format` says it.
 
-    def download_curves(self, path: Path | str, format: str = "csv") -> Path:
-        """Save a table of its meta-iterations, with the certificates' numbers and diagnostics: csv, parquet or json."""
-        return self._carrier.run(exchanges.save(calls.download_curves(self.id, format), path))
+        A file that is there is replaced, once the new one is complete.
+
+        Raises:
+            ValueError: the path ends in one of them, and `format` is the other.
+        """
+        return self._carrier.run(exchanges.download(self.id, path, iteration, format))
+
+    def download_curves(self, path: Path | str, format: str | None = None) -> Path:
+        """Save a table of its meta-iterations, with the certificates' numbers and diagnostics: csv, parquet or json, as
+        the path ends, unless `format` says it.
+        """
+        return self._carrier.run(exchanges.download_curves(self.id, path, format))
 
     def trials(self) -> Rows:
         """What a warm start tried before the descent."""
@@ -141,15 +149,18 @@ class Jobs:
             idempotency_key: of this creation: up to 255 printable characters. The same key and job within 24 hours, by
                 whatever process, give the job that there is already. A new one unless given.
         """
-        return Job(self._carrier, self._carrier.run(send(calls.create_job(spec, preset, idempotency_key))))
+        return Job(
+            self._carrier,
+            self._carrier.run(exchanges.create_job(calls.create_job(spec, preset, idempotency_key), preset)),
+        )
 
     def plan(self, spec: JobSpec | Mapping[str, Any]) -> Json:
         """What a job would take: hyperparameters, hypergradients, and seconds and bytes by engine. Takes a while."""
         return self._carrier.run(send(calls.plan(spec)))
 
     def get(self, job_id: str) -> Job:
-        """The job of this id."""
-        return Job(self._carrier, self._carrier.run(send(calls.get_job(job_id))))
+        """The job of this id, which is to be whole."""
+        return Job(self._carrier, self._carrier.run(exchanges.get_job(job_id)))
 
     def list(
         self, limit: int = 20, *, state: str | None = None, search: str | None = None, preset: str | None = None
@@ -173,4 +184,4 @@ class Jobs:
         return self._carrier.run(exchanges.cancel_jobs(state, preset))
 
     def _listed(self, row: Json) -> Job:
-        return Job(self._carrier, Seen(row))
+        return Job(self._carrier, Seen.read(row))

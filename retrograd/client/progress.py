@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from retrograd.client.printable import one_line
 from retrograd.client.seen import SeenJob
 
 Progress: TypeAlias = bool | Callable[[Any], object] | None
@@ -38,7 +39,9 @@ class _Bar:
     def __init__(self, job: SeenJob) -> None:
         from tqdm.auto import tqdm
 
-        self._bar = tqdm(total=job["progress"]["of"], initial=job["progress"]["meta_iteration"], desc=job.state)
+        self._bar = tqdm(
+            total=job["progress"]["of"], initial=job["progress"]["meta_iteration"], desc=one_line(job.state)
+        )
 
     def __enter__(self) -> _Bar:
         return self
@@ -47,7 +50,7 @@ class _Bar:
         self._bar.close()
 
     def show(self, job: SeenJob) -> None:
-        self._bar.set_description_str(job.state, refresh=False)
+        self._bar.set_description_str(one_line(job.state), refresh=False)
         losses = {"outer loss": job["latest_outer_loss"], "best": job["best_outer_loss"]}
         news = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items() if loss is not None)
         self._bar.set_postfix_str(news, refresh=False)

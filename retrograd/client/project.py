@@ -79,11 +79,11 @@ class Presets:
 
     def names(self) -> list[str]:
         """Of all of them, for `jobs.create(preset=…)`."""
-        return [str(preset["name"]) for preset in self._carrier.run(send(calls.list_presets()))]
+        return self._carrier.run(exchanges.preset_names())
 
     def get(self, name: str) -> Json:
         """The specification, to be changed and given to `jobs.create`."""
-        return self._carrier.run(send(calls.get_preset(name)))
+        return self._carrier.run(exchanges.get_preset(name))
 
 
 class Keys:

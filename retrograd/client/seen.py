@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from retrograd.client.call import Json, Seen
+from retrograd.client.printable import one_line
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -68,7 +69,7 @@ class SeenJob(Mapping[str, Any]):
         return len(self.document)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self.name!r}: {self.state}>"
+        return f"<{type(self).__name__} {self.id} {self.name!r}: {one_line(self.state)}>"
 
     def _repr_html_(self) -> str:
         from retrograd.client import html

@@ -20,7 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Send:
-    """Send a request. Leads to the whole answer, or has an `httpx.TransportError` thrown into the exchange."""
+    """Send a request. Leads to the whole answer, or has an `httpx.TransportError` thrown into the exchange, or an
+    `httpx.DecodingError`.
+    """
 
     call: Call[Any]
 
@@ -43,7 +45,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Next:
-    """Read on. Leads to a piece of the answer, to None at its end, or to an `httpx.TransportError`."""
+    """Read on. Leads to a piece of the answer, to None at its end, or to one of these errors."""
 
     opened: Opened
 

@@ -10,18 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 
-from retrograd.cli import app, run
-from retrograd.cli.console import out
+from retrograd.cli import app, progress, run
+from retrograd.cli.console import Console, out
 from retrograd.cli.exits import EPILOG, Exit, of_http
 from retrograd.cli.overrides import Setting, override
-from retrograd.cli.render import losses_table, precise, size
+from retrograd.cli.render import count, jobs_table, losses_table, precise, size
 from tests.api.test_jobs import work
 from tests.builders import document
-from tests.retrograd.client.test_requests import BUSY, JOB, serving
+from tests.retrograd.client.test_requests import BUSY, ID, JOB, OTHER, serving
 
 
 @pytest.fixture
@@ -224,7 +225,11 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
         (["submit", "--preset", "nothing", "-s", "name=x"], Exit.NOT_FOUND, "not_found"),
         (["datasets", "show", "ds_000000000000000000000000"], Exit.NOT_FOUND, "unknown_dataset"),
         (["keys", "revoke", "rg_nobody"], Exit.NOT_FOUND, "not_found"),
-        (["submit", "nowhere.json"], Exit.FAILED, "os_error"),
+        (["submit", "nowhere.json"], Exit.REFUSED, "invalid_spec"),
+        (["datasets", "show", "houses"], Exit.NOT_FOUND, "not_found"),
+        (["datasets", "delete", "houses"], Exit.NOT_FOUND, "not_found"),
+        (["programs", "show", "mine"], Exit.NOT_FOUND, "not_found"),
+        (["show", "x" * 36], Exit.NOT_FOUND, "not_found"),
         (["submit", "--preset", "digits-schedules", "-s", "training.num_steps=0"], Exit.REFUSED, "invalid_spec"),
         (["download", "latest"], Exit.CONFLICT, "nothing_learned"),
         (["resume", "latest"], Exit.CONFLICT, "state_conflict"),
@@ -264,6 +269,65 @@ def test_remedies_are_commands_and_not_requests(at, monkeypatch):
     assert "`retrograd ls` lists those there are" in at("show", NOBODY)[2]
     monkeypatch.setenv("RETROGRAD_API_KEY", "rg_" + "x" * 43)
     assert "set RETROGRAD_API_KEY" in at("ls")[2]
+
+
+def test_mistaken_names_are_told_in_a_sentence(at):
+    assert (
+        at("datasets", "show", "houses")[2]
+        == "error: there is no data set 'houses'; `retrograd datasets list` shows those there are\n"
+    )
+    assert "did you mean --preset digits-schedules?" in at("submit", "digits-schedules")[2]
+    assert "nosuch.json: cannot be read: No such file or directory" in at("submit", "nosuch.json")[2]
+
+
+@pytest.mark.parametrize("words", ["-h", "ls -h", "datasets -h", "datasets show -h", "submit -h"])
+def test_help_has_a_short_name(at, words):
+    status, said, _ = at(*words.split())
+    assert (status, said) == at(*words.replace("-h", "--help").split())[:2]
+    assert "Usage: " in said
+
+
+def test_one_is_not_many():
+    assert [count(number, "seed") for number in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_states_are_whole_where_room_is_scarce(width):
+    job = JOB | {
+        "name": "a name that is longer than there is room for", "state": "succeeded", "latest_outer_loss": 0.123456,
+        "best_outer_loss": 0.123456, "progress": {"meta_iteration": 100, "of": 100, "eta_seconds": None},
+    }  # fmt: skip
+    console = Console(width=width)
+    with console.capture() as shown:
+        console.print(jobs_table([job]))
+    (row,) = (line for line in shown.get().splitlines() if line.startswith(ID[:8]))
+    assert len(row) <= width
+    assert [word in row.split() for word in ("succeeded", "100/100")] == [True, True]
+
+
+def test_what_stands_still_tells_for_how_long(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tell = progress._Teller()
+    news = []
+    stages = (
+        ("queued", 0, 5),
+        ("running", 0, 1),
+        ("running", 0, 31),
+        ("running", 1, 40),
+        ("running", 4, 3),
+        ("running", 4, 9),
+    )
+    for state, done, seconds in stages:
+        job = JOB | {
+            "state": state, "progress": {"meta_iteration": done, "of": 4, "eta_seconds": None}, "losses": {},
+            "latest_outer_loss": None, "best_outer_loss": None, "spec": {"meta": {"warm_start": None}},
+        }  # fmt: skip
+        tell.news(job, timed=True)
+        now[0] += seconds
+        news.append(tell.news(job, timed=True).partition(" · ")[2])
+        assert " s" not in tell.news(job)  # a line that stays tells no time
+    assert news == ["5 s", "", "compiling · 32 s", "", "evaluating · 3 s", "evaluating · 12 s"]
 
 
 def test_every_answer_has_a_status():
@@ -324,7 +388,7 @@ def test_a_job_that_refuses_does_not_hinder_the_others(at, client):
 
 
 def test_what_was_done_is_told_though_the_server_went_away(at, monkeypatch):
-    jobs = [JOB | {"id": f"{number:036}"} for number in range(2)]
+    jobs = [JOB | {"id": one} for one in (ID, OTHER)]
     done = jobs[0] | {"state": "cancelled"}
     with serving(*[(200, job) for job in jobs], (202, done), None) as (url, _):
         monkeypatch.setenv("RETROGRAD_URL", url)

@@ -180,3 +180,20 @@ def test_results_are_saved_as_they_are_sent(ours, client, sessions, tmp_path, it
         )
         assert path.read_bytes() == answer.content
     assert json.loads((tmp_path / "result.json").read_text())["job_id"] == job.id
+
+
+def test_a_preset_that_is_misspelt_is_told_with_what_may_be_meant(ours):
+    for ask in (lambda: ours.jobs.create(preset="digit-schedules"), lambda: ours.presets.get("digit-schedules")):
+        with pytest.raises(ApiError, match="no preset 'digit-schedules'; did you mean 'digits-schedules'"):
+            ask()
+
+
+def test_a_wrong_key_is_told_with_the_clients_own_remedy(connect, url):
+    with pytest.raises(ApiError, match=r"one of this server's as Client\(api_key=…\) or RETROGRAD_API_KEY"):
+        connect(url, "rg_" + "x" * 43).jobs.list()
+
+
+def test_arrays_that_are_not_there_are_told_with_those_that_are(learned):
+    with pytest.raises(KeyError, match="no 'nope' here; there are: momentum, step_size"):
+        learned.hyperparameters()["nope"]
+    assert "nope" not in learned.hyperparameters()

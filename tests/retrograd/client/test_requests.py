@@ -8,15 +8,22 @@ import time
 import traceback
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
 
-from retrograd.client import ApiError, Client, InvalidKey, ServerUnreachable, call, calls, retries
+from retrograd.client import ApiError, Client, IncompleteId, InvalidKey, ServerUnreachable, call, calls, retries
 from retrograd.client.seen import SeenJob
 from retrograd.home import Home
 
-JOB = {"id": "x", "name": "small", "state": "queued"}
+ID, OTHER = (f"b4bbd69e-0000-4000-8000-00000000000{letter}" for letter in "ab")
+JOB = {
+    "id": ID,
+    "name": "small",
+    "state": "queued",
+    "progress": {"meta_iteration": 0, "of": 4, "eta_seconds": None},
+}
 BUSY = {"title": "Service Unavailable", "code": "busy", "detail": "too many are open"}
 LIMITED = {"title": "Too Many Requests", "code": "rate_limited", "detail": "more than 3 reads"}
 
@@ -79,14 +86,14 @@ def serving(*answers):
 
 def test_a_get_survives_dropped_connections(connect, pauses):
     with serving(None, None, (200, JOB)) as (url, seen):
-        assert connect(url, "rg_key").jobs.get("x").document == JOB
-    assert seen == [("GET", "/v1/jobs/x", "Bearer rg_key")] * 3
+        assert connect(url, "rg_key").jobs.get(ID).document == JOB
+    assert seen == [("GET", f"/v1/jobs/{ID}", "Bearer rg_key")] * 3
     assert [round(pause, 1) for pause in pauses] == [pytest.approx(0.2, abs=0.06), pytest.approx(0.4, abs=0.11)]
 
 
 def test_it_does_not_go_on_for_ever(connect, pauses):
     with serving(*[None] * 9) as (url, seen), pytest.raises(ServerUnreachable, match=f"{url} does not answer"):
-        connect(url).jobs.get("x")
+        connect(url).jobs.get(ID)
     assert len(seen) == 4
 
 
@@ -94,7 +101,8 @@ def test_it_does_not_go_on_for_ever(connect, pauses):
     "url",
     [
         *("localhost:8000", "127.0.0.1", "ftp://127.0.0.1", "/v1"),
-        *("http://host:abc", "http://host:99999", "http://[::1", "http://", "http://host\n"),
+        *("http://host:abc", "http://host:99999", "http://[::1", "http://", "http://ho\nst"),
+        *("http://a..b/", "http://" + "a" * 300, "http://xn--.invalid/", "http://.", "http://\ud800"),
     ],
 )
 def test_an_address_says_how_it_is_spoken_to(connect, url):
@@ -102,6 +110,51 @@ def test_an_address_says_how_it_is_spoken_to(connect, url):
         ServerUnreachable, match=re.escape(f"{url!r} is no address of a server; write it as http://")
     ):
         connect(url)
+
+
+def test_space_around_an_address_is_none_of_it(connect):
+    with serving((200, JOB)) as (url, seen):
+        assert connect(f" {url}/\n").jobs.get(ID).id == ID
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("http://me:hunter2@host:8000", "'http://…@host:8000' holds a name or a password"),
+        ("http://hunter2@host/v", "'http://…@host/v' holds a name or a password"),
+        ("http://me:hunter2@", "'http://…@' is no address of a server"),
+        ("me:hunter2@host", "'…@host' is no address of a server"),
+        ("http://me:hun@ter2@host:abc", "'http://…@host:abc' is no address of a server"),
+        ("http://host/?token=hunter2", "'http://host/?…' goes on after its path"),
+        ("http://host#hunter2", "'http://host#…' goes on after its path"),
+    ],
+)
+def test_what_is_nobodys_business_in_an_address_is_not_repeated(connect, given, says):
+    with pytest.raises(ServerUnreachable, match=re.escape(says)) as caught:
+        connect(given)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value, chain=True))
+    assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "named", ["http://elsewhere.example", "http://10.0.0.1:8000", "http://127.0.0.1.example", "x"]
+)
+def test_a_folder_names_no_server_elsewhere(connect, monkeypatch, named):
+    monkeypatch.setenv("RETROGRAD_API_KEY", "rg_mine")
+    Home().make()
+    Home().url_file.write_text(named)
+    with pytest.raises(ServerUnreachable, match="is not on this machine|is no address of a server"):
+        connect()
+    monkeypatch.setenv("RETROGRAD_URL", "http://elsewhere.example")  # which is the user's own word
+    connect()
+
+
+@pytest.mark.parametrize("named", ["http://127.0.0.1:9", "http://localhost:9", "http://[::1]:9"])
+def test_a_folder_names_servers_of_this_machine(connect, named):
+    Home().make()
+    Home().url_file.write_text(named)
+    connect()
 
 
 @pytest.mark.parametrize("given", ["rg_sec\nret", "rg_sec…ret", "rg_sec\x00ret"])
@@ -113,8 +166,8 @@ def test_what_can_be_no_key_is_refused_and_not_repeated(connect, given):
 
 def test_space_around_a_key_is_none_of_it(connect):
     with serving((200, JOB)) as (url, seen):
-        connect(url, " rg_key\n").jobs.get("x")
-    assert seen == [("GET", "/v1/jobs/x", "Bearer rg_key")]
+        connect(url, " rg_key\n").jobs.get(ID)
+    assert seen == [("GET", f"/v1/jobs/{ID}", "Bearer rg_key")]
 
 
 def test_a_key_that_cannot_be_written_as_http_is_neither_sent_nor_repeated(connect, pauses):
@@ -128,9 +181,9 @@ def test_a_key_that_cannot_be_written_as_http_is_neither_sent_nor_repeated(conne
 
 def test_long_silence_is_borne_only_where_an_answer_is_awaited():
     with httpx.Client(base_url="http://127.0.0.1:9", timeout=7) as http:
-        usual = calls.get_job("x").request(http).extensions["timeout"]
+        usual = calls.get_job(ID).request(http).extensions["timeout"]
         long = calls.plan({}).request(http).extensions["timeout"]
-        hurried = calls.look_at_job("x", None, time.monotonic() + 3).request(http).extensions["timeout"]
+        hurried = calls.look_at_job(ID, None, time.monotonic() + 3).request(http).extensions["timeout"]
     assert usual == {"connect": 7, "read": 7, "write": 7, "pool": 7}
     assert long == usual | {"read": 120}
     assert all(2 < seconds <= 3 for seconds in hurried.values())
@@ -140,7 +193,7 @@ def test_a_silent_server_is_asked_again_but_minutes_are_not_waited_for_twice(con
     monkeypatch.setattr(calls, "_PLAN_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = connect(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.05)
-        for ask in (lambda: client.jobs.get("x"), lambda: client.jobs.plan({})):
+        for ask in (lambda: client.jobs.get(ID), lambda: client.jobs.plan({})):
             pauses.clear()
             with pytest.raises(ServerUnreachable):
                 ask()
@@ -156,16 +209,16 @@ def test_a_stream_that_has_fallen_silent_is_opened_anew(connect, pauses, monkeyp
     monkeypatch.setattr(calls, "_SILENCE_SECONDS", 0.2)
     released = threading.Event()
     with serving((200, JOB), (*told(1), released), told(2), (204, "")) as (url, seen):
-        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1, 2]
+        assert [event["number"] for event in connect(url).jobs.get(ID).events()] == [1, 2]
         released.set()
     assert len(seen) == 4
 
 
 def test_a_creation_survives_dropped_connections_under_one_key(connect, pauses):
-    with serving(None, None, (202, JOB), (202, JOB | {"id": "y"})) as (url, seen):
+    with serving(None, None, (202, JOB), (202, JOB | {"id": OTHER})) as (url, seen):
         client = connect(url)
-        assert client.jobs.create({}).id == "x"
-        assert client.jobs.create(preset="digits-schedules").id == "y"
+        assert client.jobs.create({}).id == ID
+        assert client.jobs.create(preset="digits-schedules").id == OTHER
     keys = [headers["Idempotency-Key"] for headers in seen.headers]
     assert len(set(keys[:3])) == 1
     assert keys[3] != keys[0]  # another creation
@@ -185,10 +238,28 @@ def test_a_creation_is_of_a_spec_or_of_a_preset(connect, given):
         connect("http://127.0.0.1:9").jobs.create(**given)
 
 
+@pytest.mark.parametrize("given", ["digits-schedules", Path("job.json"), '{"name": "x"}' * 99, 3])
+def test_what_is_no_job_is_refused_with_what_may_be_meant(connect, given):
+    client = connect("http://127.0.0.1:9")
+    for ask in (client.jobs.create, client.jobs.plan):
+        with pytest.raises(TypeError, match=r'a preset is named by jobs\.create\(preset="…"\)') as caught:
+            ask(given)
+        assert "json.loads" in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("given", ["b4bbd69e", "latest", "", "../" + ID])
+def test_what_is_no_whole_id_is_refused(connect, given):
+    with pytest.raises(
+        IncompleteId, match=r"is no whole id of a job.*`client\.jobs\.list\(\)` has jobs with theirs"
+    ):
+        connect("http://127.0.0.1:9").jobs.get(given)
+
+
 @pytest.mark.parametrize("what", ["cancel", "retry", "pause", "resume", "delete"])
 def test_what_may_have_been_heard_is_not_said_twice(connect, what):
     with serving((200, JOB), None) as (url, seen):
-        job = connect(url).jobs.get("x")
+        job = connect(url).jobs.get(ID)
         with pytest.raises(ServerUnreachable, match="does not answer"):
             getattr(job, what)()
     assert len(seen) == 2
@@ -197,7 +268,7 @@ def test_what_may_have_been_heard_is_not_said_twice(connect, what):
 def test_a_server_is_asked_again_when_it_wants_to_be(connect, pauses):
     answers = [(429, LIMITED, {"Retry-After": "7"}), (503, BUSY, {"Retry-After": "2"}), (200, JOB)]
     with serving(*answers) as (url, seen):
-        assert connect(url).jobs.get("x").id == "x"
+        assert connect(url).jobs.get(ID).id == ID
     assert len(seen) == 3
     assert 7 <= pauses[0] <= 9
     assert 2 <= pauses[1] <= 3
@@ -208,7 +279,7 @@ def test_what_was_refused_for_its_rate_is_said_again_whatever_it_is(connect, pau
         url,
         _,
     ):
-        assert connect(url).jobs.get("x").cancel().state == "cancelled"
+        assert connect(url).jobs.get(ID).cancel().state == "cancelled"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +293,7 @@ def test_what_was_refused_for_its_rate_is_said_again_whatever_it_is(connect, pau
 )
 def test_other_refusals_are_final(connect, pauses, status, headers):
     with serving((status, BUSY, headers)) as (url, seen), pytest.raises(ApiError) as caught:
-        connect(url).jobs.get("x")
+        connect(url).jobs.get(ID)
     assert (len(seen), pauses) == (1, [])
     assert caught.value.retry_after == (
         86400 if headers.get("Retry-After") == "86400" else caught.value.retry_after
@@ -236,7 +307,7 @@ def test_what_a_proxy_says_of_a_server_that_is_away_is_a_loss(connect, pauses, s
         assert connect(url).jobs.create({}).wait().state == "succeeded"
     assert sum(pauses) > 25
     with serving((200, JOB), away, *[away] * 4) as (url, seen):
-        job = connect(url).jobs.get("x")
+        job = connect(url).jobs.get(ID)
         for ask, times in ((job.cancel, 1), (job.refresh, 4)):
             before = len(seen)
             with pytest.raises(ApiError):
@@ -259,7 +330,7 @@ def test_a_quota_is_not_waited_for(connect, pauses):
 
 def test_a_busy_server_may_have_heard_what_must_not_be_repeated(connect, pauses):
     with serving((200, JOB), (503, BUSY, {"Retry-After": "1"})) as (url, seen):
-        job = connect(url).jobs.get("x")
+        job = connect(url).jobs.get(ID)
         with pytest.raises(ApiError, match="too many"):
             job.retry()
     assert (len(seen), pauses) == (2, [])
@@ -267,7 +338,7 @@ def test_a_busy_server_may_have_heard_what_must_not_be_repeated(connect, pauses)
 
 def test_a_server_that_keeps_refusing_is_given_up_after_two_minutes(connect, pauses):
     with serving(*[(503, BUSY, {"Retry-After": "30"})] * 9) as (url, seen), pytest.raises(ApiError):
-        connect(url).jobs.get("x")
+        connect(url).jobs.get(ID)
     assert 75 < sum(pauses) <= 120
     assert len(seen) == len(pauses) + 1
 
@@ -287,14 +358,14 @@ def test_all_jobs_are_cancelled_however_many(connect):
 
 def test_pages_are_asked_for_as_they_are_needed(connect):
     pages = [
-        (200, {"data": [JOB | {"id": one} for one in ids], "next": next})
+        (200, {"data": [JOB | {"id": ID[:-1] + one} for one in ids], "next": next})
         for ids, next in (("ab", "c"), ("d", None))
     ]
     with serving(*pages) as (url, seen):
         jobs = connect(url).jobs.all(state="queued", search="small")
-        assert [next(jobs).id for _ in range(2)] == ["a", "b"]
+        assert [next(jobs).id for _ in range(2)] == [ID, OTHER]
         assert len(seen) == 1
-        assert [job.id for job in jobs] == ["d"]
+        assert [job.id for job in jobs] == [ID[:-1] + "d"]
     assert [path for _, path, _ in seen] == [
         "/v1/jobs?limit=100&state=queued&search=small",
         "/v1/jobs?limit=100&state=queued&search=small&after=c",
@@ -310,7 +381,7 @@ def test_events_come_once_across_lost_connections_and_ends_without_an_end(connec
     cut = (*told(3), "cut")
     half = (200, 'id: 4\r\nevent: x\r\ndata: {"number": 4')  # all that there is, in order, but no whole event
     with serving((200, JOB), told(1, 2), None, cut, half, told(), told(4), (204, "")) as (url, seen):
-        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1, 2, 3, 4]
+        assert [event["number"] for event in connect(url).jobs.get(ID).events()] == [1, 2, 3, 4]
     assert [headers["Last-Event-ID"] for headers in seen.headers[1:]] == ["0", "2", "2", "3", "3", "3", "4"]
     assert {headers["Accept"] for headers in seen.headers[1:]} == {"text/event-stream"}
 
@@ -318,12 +389,12 @@ def test_events_come_once_across_lost_connections_and_ends_without_an_end(connec
 def test_a_stream_that_says_that_nothing_is_new_is_alive(connect, pauses):
     beat = (200, ": nothing new\r\n\r\n", "cut")
     with serving((200, JOB), *[beat] * 12, told(1), (204, "")) as (url, _):
-        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1]
+        assert [event["number"] for event in connect(url).jobs.get(ID).events()] == [1]
 
 
 def test_streams_that_end_without_an_event_are_opened_ever_less_often(connect, pauses):
     with serving((200, JOB), *[told()] * 12, told(1), (204, "")) as (url, _):
-        assert [event["number"] for event in connect(url).jobs.get("x").events()] == [1]
+        assert [event["number"] for event in connect(url).jobs.get(ID).events()] == [1]
     assert 85 < sum(pauses) < 115
     assert max(pauses) <= 16
     assert pauses[-1] == 0
@@ -331,7 +402,7 @@ def test_streams_that_end_without_an_event_are_opened_ever_less_often(connect, p
 
 def test_events_of_a_server_that_stays_away_end_in_an_error(connect, pauses):
     with serving((200, JOB), *[None] * 8) as (url, seen):
-        job = connect(url).jobs.get("x")
+        job = connect(url).jobs.get(ID)
         with pytest.raises(ServerUnreachable):
             list(job.events())
     assert len(seen) == 9
@@ -340,7 +411,7 @@ def test_events_of_a_server_that_stays_away_end_in_an_error(connect, pauses):
 
 def test_events_that_are_refused_are_an_error(connect, pauses):
     with serving((200, JOB), (503, BUSY, {"Retry-After": "2"}), (404, BUSY)) as (url, _):
-        job = connect(url).jobs.get("x")
+        job = connect(url).jobs.get(ID)
         with pytest.raises(ApiError, match="too many"):
             list(job.events())
     assert len(pauses) == 1
@@ -372,7 +443,7 @@ def test_errors_carry_code_status_and_fields(connect):
 )
 def test_answers_of_strangers_are_named_as_such(connect, answer, code):
     with serving(answer) as (url, _), pytest.raises(ApiError) as caught:
-        connect(url).jobs.get("x")
+        connect(url).jobs.get(ID)
     assert (caught.value.code, caught.value.status) == (code, answer[0])
 
 
@@ -382,7 +453,7 @@ def test_without_a_server_the_remedy_is_named(connect):
 
 
 def test_the_folder_leads_to_the_server_and_its_key_goes_nowhere_else(monkeypatch, connect):
-    with serving(*[(200, {"data": []})] * 4) as (url, seen):
+    with serving(*[(200, {"data": [], "next": None})] * 4) as (url, seen):
         home = Home()
         home.make()
         key = home.ensure_api_key()
@@ -399,6 +470,20 @@ def test_the_folder_leads_to_the_server_and_its_key_goes_nowhere_else(monkeypatc
         f"Bearer {key}",
         "Bearer rg_other",
     ]
+
+
+def test_a_client_is_shown_by_its_address(connect):
+    shown = repr(connect("http://127.0.0.1:9/", "rg_secret"))
+    assert re.fullmatch(r"<(Async)?Client of http://127\.0\.0\.1:9>", shown)
+
+
+def test_the_words_of_the_servers_library_are_not_repeated(connect):
+    errors = [{"loc": ["a"], "msg": "Value error, must be a valid tuple or Value error, null"}]
+    refused = (422, {"code": "invalid_spec", "detail": "Value error, x", "errors": errors})
+    with serving(refused) as (url, _), pytest.raises(ApiError) as caught:
+        connect(url).jobs.create({})
+    assert caught.value.errors == [{"loc": ["a"], "msg": "must be a valid list or null"}]
+    assert "a: must be a valid list or null (invalid_spec" in str(caught.value)
 
 
 def test_the_key_is_not_shown_by_what_may_be_printed():
@@ -422,7 +507,7 @@ def test_wait_spares_the_server_what_it_has_sent(connect, pauses):
 
     reported = []
     with serving(version(0, "queued"), version(1, "queued"), (304, ""), version(2, "failed")) as (url, seen):
-        connect(url).jobs.get("x").wait(progress=lambda job: reported.append(job.state))
+        connect(url).jobs.get(ID).wait(progress=lambda job: reported.append(job.state))
     assert reported == ["queued", "queued", "failed"]
     assert [headers["If-None-Match"] for headers in seen.headers] == [None, '"0"', '"1"', '"1"']
 
@@ -444,7 +529,7 @@ def test_a_document_and_its_version_stay_together_whoever_looks_meanwhile():
 def test_wait_gives_up_in_time(connect):
     running = (200, JOB | {"state": "running"})
     with serving(*[running] * 9) as (url, _):
-        job = connect(url).jobs.get("x")
+        job = connect(url).jobs.get(ID)
         for seconds in (0, 0.3):
             with pytest.raises(TimeoutError, match=f"still running after {seconds:g} s"):
                 job.wait(seconds)
@@ -456,9 +541,9 @@ def test_wait_gives_up_in_time_on_a_server_that_is_silent_or_busy(connect, monke
     silent, busy = (200, "", released), (503, BUSY, {"Retry-After": "60"})
     for answers in ([silent] * 9, [busy] * 9):
         with serving((200, JOB), *answers) as (url, _):
-            job = connect(url).jobs.get("x")
+            job = connect(url).jobs.get(ID)
             began = time.monotonic()
-            with pytest.raises(TimeoutError, match=r"job x was queued; since then, in 0\.5 s"):
+            with pytest.raises(TimeoutError, match=rf"job {ID} was queued; since then, in 0\.5 s"):
                 job.wait(0.5)
             released.set()
         assert time.monotonic() - began < 8
@@ -472,7 +557,7 @@ def test_progress_that_would_have_to_be_awaited_is_refused(connect):
         serving((200, JOB)) as (url, _),
         pytest.raises(TypeError, match="plain function instead of an `async def`"),
     ):
-        connect(url).jobs.get("x").wait(progress=show)
+        connect(url).jobs.get(ID).wait(progress=show)
 
 
 def test_arrays_of_other_names_are_refused_and_the_names_told(connect):
@@ -489,7 +574,7 @@ def test_wait_outlives_a_server_that_starts_anew(connect, pauses):
 def test_an_interrupted_download_leaves_no_file(connect, tmp_path):
     refusal = (409, {"title": "Conflict", "code": "nothing_learned", "detail": "too early"})
     with serving((200, JOB), refusal) as (url, _), pytest.raises(ApiError, match="too early"):
-        connect(url).jobs.get("x").download(tmp_path / "result.json")
+        connect(url).jobs.get(ID).download(tmp_path / "result.json")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -65,6 +65,14 @@ def test_what_users_write_is_text(learned):
         assert not re.search(r"<(?!/?(div|strong|span|table|tbody|tr|td|code)\b)", page)
 
 
+def test_numbers_are_text_too(learned):
+    progress = {"meta_iteration": HOSTILE, "of": HOSTILE}
+    certificate = {"exact": True, "mismatched_bits": HOSTILE}
+    page = html.job(learned.document | {"progress": progress, "certificate": certificate})
+    assert text_of(page).count(HOSTILE) == 3
+    assert "<img" not in page
+
+
 def test_no_colour_is_set_but_of_states_and_these_read_on_white_and_on_black():
     def luminance(colour):
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
