@@ -31,6 +31,7 @@ from core.reversal.optimizers import Optimizer
 
 _FIRST_STEPS = 8  # of a probe
 _PROBE_SECONDS = 0.4  # that a probe should take, so that clocks and fixed costs matter little
+_NEAR = 4  # times as long as a probe need be
 _REPEATS = 3
 _FORWARD_MODE_UP_TO = 64  # hyperparameters; with more it is never the fastest
 _SHARE = 0.8  # of the memory that is free now, if no budget is given
@@ -242,7 +243,9 @@ class _Probe:
         briefly = self._take(few)
         # a power of two: of programs that are kept, another plan of the job finds those of this length
         times = 2 ** max(2, math.floor(math.log2(_PROBE_SECONDS / briefly)))
-        more = min(run.num_steps, few * times)
+        more = few * times
+        if run.num_steps <= _NEAR * more:  # its programs are there already, compiled to know their memory
+            more = run.num_steps
         self._seconds = {few: briefly, more: self._take(more)}
 
     def clock(self) -> None:
@@ -264,7 +267,7 @@ class _Probe:
         """Seconds of a run of so many steps."""
         problem, hyper, optimizer, num_steps, key = self._run
         engine, shorter = self._engine, problem
-        if steps < num_steps:  # else its programs are those that were compiled to know their memory
+        if steps < num_steps:
             engine = engine.shortened(num_steps, steps)
             cut = Partial(_Cut(num_steps, self._groups, steps), problem.schedule)
             shorter = Problem(problem.init, problem.inner_loss, problem.outer_loss, cut)
