@@ -58,7 +58,6 @@ def test_a_budget_leaves_out_what_does_not_fit(table):
         _ = plan(**arguments(), engines=engines, device_budget=10).chosen
 
 
-@pytest.mark.slow
 def test_the_first_engine_is_probed_in_any_case_and_others_as_long_as_there_is_time():
     table = plan(**arguments(), engines=[unrolled(), checkpointed()], seconds=0)
     assert table.chosen.name == "unrolled"
@@ -66,6 +65,7 @@ def test_the_first_engine_is_probed_in_any_case_and_others_as_long_as_there_is_t
     assert (left.fits, left.remark) == (False, "there was no time to probe it")
 
 
+@pytest.mark.slow
 def test_automatic_takes_something_whole_that_fits(table):
     device = {one.name: one.memory.device_bytes for one in table.predictions}
     budget = device["checkpointed"] - 1
