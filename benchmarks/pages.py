@@ -59,12 +59,10 @@ _TIMES = """() => {
 # milliseconds from what is done in the page until the condition holds and the browser has painted it
 _UNTIL = """async ({ act, done }) => {
   const began = performance.now();
-  const before = document.getElementById("rows")?.firstElementChild;
+  const found = document.getElementById("found"); // told how many rows there are, once they are there
   const waited = new Promise((resolve) => {
     if (done === "drawn") document.addEventListener("retrograd:drawn", resolve, { once: true });
-    else new MutationObserver((_, observer) => {
-      if (document.getElementById("rows").firstElementChild !== before) { observer.disconnect(); resolve(); }
-    }).observe(document.getElementById("rows"), { childList: true });
+    else new MutationObserver(resolve).observe(found, { childList: true });
   });
   const [selector, value, event] = act;
   const control = document.querySelector(selector);
