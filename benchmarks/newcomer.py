@@ -32,6 +32,7 @@ _OURS = ("RETROGRAD_", "JAX_", "PYTHONPATH", "VIRTUAL_ENV")  # what a newcomer's
 def main() -> None:
     """Go, and print and keep when each step was done."""
     with tempfile.TemporaryDirectory(prefix="retrograd-newcomer-") as name:
+        Path(name).chmod(0o711)  # Postgres may run as another user
         folder = Path(name) / "retrograd"
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
         environ["XDG_CACHE_HOME"] = str(Path(name) / "cache")  # no programs compiled before
@@ -46,9 +47,9 @@ def main() -> None:
         done("git clone")
         run(["make", "setup"], folder, environ)
         done("make setup: packages installed")
-        with serving(folder, environ), browsing() as browser:
+        with serving(folder, environ) as process, browsing() as browser:
             home = folder / ".retrograd"
-            until(lambda: (home / "url").exists())
+            until(lambda: (home / "url").exists() or process.poll() is not None)
             url = (home / "url").read_text().strip()
             done("make serve: it answers")
             page = browser.new_context(base_url=url).new_page()
@@ -80,15 +81,16 @@ def run(command: list[str], folder: Path, environ: dict[str, str]) -> None:
 
 
 @contextmanager
-def serving(folder: Path, environ: dict[str, str]) -> Iterator[None]:
+def serving(folder: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """`make serve`, until Ctrl-C."""
     with subprocess.Popen(
         ["make", "serve"], cwd=folder, env=environ, stdout=subprocess.DEVNULL, start_new_session=True
     ) as process:
         try:
-            yield
+            yield process
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
             process.wait(60)
 
 

@@ -60,7 +60,11 @@ MISTAKES = [
     ({"training.num_steps": 0}, "0", "training.num_steps: must be greater than 0, not 0"),
     ({"training.num_stepz": 5}, '"num_stepz"', "training.num_stepz: unknown field; did you mean 'num_steps'?"),
     ({"problme": {}}, '"problme"', "problme: unknown field; did you mean 'problem'?"),
-    ({"problem.kind": "classifer"}, '"classifer"', "problem.kind: no kind 'classifer' here; did you mean 'classifier'? must be one of:"),
+    (
+        {"problem.kind": "classifer"},
+        '"classifer"',
+        "problem.kind: no kind 'classifer' here; did you mean 'classifier'? must be one of:",
+    ),
     ({"problem.dataset.split.train": ...}, "{", "problem.dataset.split.train: required; add it"),
     ({"training": ...}, "{", "training: required; add it"),
     ({"training.batch_size": 201}, "201", "training.batch_size 201 exceeds problem.dataset.split.train 200"),
