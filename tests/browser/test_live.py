@@ -121,7 +121,7 @@ def test_a_job_that_diverges_says_so_and_is_tried_again(reader, service):
     message = read(service, job)["error"]["message"]
     reader.get_by_role("alert").get_by_text(message).wait_for()
     reader.get_by_role("button", name="Retry").click()
-    reader.get_by_text("attempt 2").wait_for(timeout=LEARNS_WITHIN)
+    reader.locator("#facts").get_by_text("attempt 2").wait_for(timeout=LEARNS_WITHIN)
     wait_for_state(reader, "failed")
 
 
