@@ -27,7 +27,7 @@ from core.store.session import open_store
 from worker import health
 from worker.collector import Collector
 from worker.publisher import publishing
-from worker.redaction import redacted
+from worker.redaction import reason
 from worker.sender import Sender
 from worker.webhooks import Deliverer
 
@@ -129,10 +129,10 @@ class Janitor:
         """Log a failure, but not the same one twice in a row: an outage would fill the log."""
         if isinstance(error, _DATABASE_AWAY):
             self.let_workers_come_back()
-        reason = redacted(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
-        if self._failing.get(what) != reason:
-            log.warning("%s failed, trying again: %s", what, reason)
-        self._failing[what] = reason
+        why = reason(error)
+        if self._failing.get(what) != why:
+            log.warning("%s failed, trying again: %s", what, why)
+        self._failing[what] = why
 
     def works(self, what: str) -> None:
         """Log the end of a failure."""

@@ -7,6 +7,7 @@ import re
 _PASSWORDS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def redacted(text: str) -> str:
-    """Without the users and passwords of addresses."""
-    return _PASSWORDS.sub("", text)
+def reason(error: BaseException) -> str:
+    """What went wrong, in a line, without the users and passwords of addresses."""
+    first_line = str(error).partition("\n")[0]
+    return _PASSWORDS.sub("", f"{type(error).__name__}: {first_line}")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from core.store import tracking
 from core.store.tracking import Due
 from worker import tracked_run
-from worker.redaction import redacted
+from worker.redaction import reason
 from worker.tracking_server import TrackingServer
 
 TAKEN_SECONDS = 600.0  # renewed between requests: more than any of them takes, the client's own retries included
@@ -93,7 +93,7 @@ class Tracker:
         log.info("job %s: its end is the run %s, by attempt %d", due.job_id, run_id, due.attempt)
 
     def _failed(self, due: Due, error: Exception) -> None:
-        reason = redacted(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")[:_LONGEST_ERROR]
+        why = reason(error)[:_LONGEST_ERROR]
         wait = wait_after(due.attempt, random.random())  # noqa: S311 - no secret
         with self._sessions.begin() as session:
-            tracking.failed(session, due, reason, wait)
+            tracking.failed(session, due, why, wait)
