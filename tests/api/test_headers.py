@@ -29,3 +29,11 @@ def test_names_are_printable(client, name):
     refused = client.post("/v1/keys", json={"name": name, "scopes": ["read"]})
     assert refused.status_code == 422
     assert client.post("/v1/jobs", json=document({"name": "größer als 0.1 × π"})).status_code == 202
+
+
+def test_where_nothing_is_a_browser_is_told_on_a_page_and_a_program_by_a_problem(client):
+    shown = client.get("/nothing", headers={"Accept": "text/html"})
+    assert (shown.status_code, shown.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    for path, accept in (("/nothing", "application/json"), ("/v1/nothing", "text/html")):
+        answer = client.get(path, headers={"Accept": accept})
+        assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
